@@ -1,0 +1,32 @@
+//! Counters: one per-CPU array of packets and bytes, whose slots are shared out as below.
+//!
+//! | slots | what is counted |
+//! |---|---|
+//! | `0 .. PASS_BASE` | drops by [`super::reason::DropReason`] number |
+//! | `PASS_BASE .. NAMED_BASE` | packets that pass without a rule, by [`super::reason::PassReason`] number |
+//! | from `NAMED_BASE` | rules and named ports; user space hands these out and keeps them by name |
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Packets and bytes, one CPU's share. Bytes are whole frames as the program sees them, without FCS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// First slot of the [`super::reason::PassReason`] counters; drop reasons have numbers below this.
+pub const PASS_BASE: u32 = 128;
+/// First slot that user space hands out, to rules and named ports. Slot `0` therefore never names a port: a service
+/// whose hits are not counted carries `0`.
+pub const NAMED_BASE: u32 = 192;
+/// Slots when the map is made with no policy to fit: 4096 x 16 bytes = 64 KiB a CPU.
+pub const MIN_SLOTS: u32 = 4096;
+/// Most slots there can be (16 MiB a CPU): every rule that a file may hold, every port of every port protocol, and
+/// as many again for those of the generation before, whose counts go on being shown until their slots are reused.
+pub const MAX_SLOTS: u32 = 1 << 20;
+
+const _: () = assert!(size_of::<Counter>() == 16);

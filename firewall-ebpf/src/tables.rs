@@ -1,0 +1,107 @@
+//! The active policy image in its map, and the counters.
+#![expect(unsafe_code, reason = "image pointers are checked against the image's size here, for everybody else")]
+
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps};
+use firewall_common::abi::{
+    SLOTS,
+    image::{Line, Record},
+};
+use firewall_common::tables::{Tables, World};
+
+use crate::maps::{
+    CONTROL, COUNTERS, IMAGE_0, IMAGE_1, IMAGE_2, IMAGE_3, IMAGE_4, Image, Images, lines,
+};
+
+/// The image that was active when the packet arrived.
+pub struct KernelTables {
+    start: *const u8,
+    size: u64,
+}
+
+impl KernelTables {
+    /// Finds the active image. `None` if there is none, which user space never lets happen while a program is attached.
+    #[inline(always)]
+    fn active() -> Option<Self> {
+        let control = CONTROL.get(0)?;
+        let slot = control.slot();
+        match control.class() {
+            0 => Self::of::<{ lines(0) }>(&IMAGE_0, slot),
+            1 => Self::of::<{ lines(1) }>(&IMAGE_1, slot),
+            2 => Self::of::<{ lines(2) }>(&IMAGE_2, slot),
+            3 => Self::of::<{ lines(3) }>(&IMAGE_3, slot),
+            4 => Self::of::<{ lines(4) }>(&IMAGE_4, slot),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn of<const LINES: usize>(images: &Images<LINES>, slot: u32) -> Option<Self> {
+        let image: &Image<LINES> = images.get_value(slot, &0)?;
+        Some(Self {
+            start: core::ptr::from_ref(image).cast(),
+            size: size_of::<Image<LINES>>() as u64,
+        })
+    }
+
+    /// The `T` at `index`, in units of `T`.
+    #[inline(always)]
+    fn get<T>(&self, index: u32) -> Option<&T> {
+        let offset = u64::from(index) * size_of::<T>() as u64;
+        if offset > self.size - size_of::<T>() as u64 {
+            return None;
+        }
+        // SAFETY: the T lies wholly inside the image, which is aligned to 8 bytes at least as array map values are; the
+        // machine reads unaligned lines and records as well, and every T here is plain integers.
+        Some(unsafe { &*self.start.add(offset as usize).cast() })
+    }
+}
+
+impl Tables for KernelTables {
+    #[inline(always)]
+    fn u16(&self, index: u32) -> Option<u16> {
+        self.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn u32(&self, index: u32) -> Option<u32> {
+        self.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn u64(&self, index: u32) -> Option<u64> {
+        self.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn record(&self, index: u32) -> Option<&Record> {
+        self.get(index)
+    }
+
+    #[inline(always)]
+    fn line(&self, index: u32) -> Option<&Line> {
+        self.get(index)
+    }
+}
+
+/// The kernel's side of a decision.
+pub struct KernelWorld;
+
+impl World for KernelWorld {
+    type Tables = KernelTables;
+
+    #[inline(always)]
+    fn tables(&self) -> Option<KernelTables> {
+        KernelTables::active()
+    }
+
+    #[inline(always)]
+    fn count(&self, slot: u32, bytes: u32) {
+        if let Some(counter) = COUNTERS.get_ptr_mut(slot) {
+            // SAFETY: the slot is this CPU's own, and a program is not interrupted by another on the same CPU.
+            unsafe {
+                (*counter).packets += 1;
+                (*counter).bytes += u64::from(bytes);
+            }
+        }
+    }
+}

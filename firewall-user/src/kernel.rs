@@ -1,0 +1,9 @@
+//! The kernel's side, seen from user space: the only module that names aya.
+
+pub mod description;
+pub mod guard;
+pub mod image;
+pub mod instance;
+pub mod interface;
+pub mod pins;
+mod record;

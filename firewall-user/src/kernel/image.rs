@@ -1,0 +1,67 @@
+//! A policy image on its way into the map of its size class.
+
+use aya::maps::{Array, ArrayOfMaps, Map, MapData, MapError};
+use aya::Pod;
+use firewall_common::abi::{
+    MAP_IMAGES,
+    image::{Line, SIZE_CLASSES},
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes as _, KnownLayout};
+
+/// Where a generation lies: which size class, and which slot of that class's array of maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct Place {
+    /// Index into [`SIZE_CLASSES`].
+    pub class: u32,
+    /// Index into the array of maps.
+    pub slot: u32,
+}
+
+/// The smallest size class that holds `image`. The compiler has made sure that there is one.
+pub fn class_of(image: &[Line]) -> u32 {
+    let bytes = size_of_val(image);
+    let class = SIZE_CLASSES.iter().position(|&size| bytes <= size);
+    class.expect("the compiler refuses larger images") as u32
+}
+
+/// Name of the array of maps that `place` is in.
+pub fn map_name(place: Place) -> &'static str {
+    MAP_IMAGES[place.class as usize]
+}
+
+/// Puts `image` into a new map and that into the slot of `place` in `images`, the array of maps of its class.
+///
+/// # Errors
+///
+/// What the kernel says, most likely that there is no memory.
+pub fn install(images: &mut Map, place: Place, image: Vec<Line>) -> Result<(), MapError> {
+    match place.class {
+        0 => set::<{ lines(0) }>(images, place.slot, image),
+        1 => set::<{ lines(1) }>(images, place.slot, image),
+        2 => set::<{ lines(2) }>(images, place.slot, image),
+        3 => set::<{ lines(3) }>(images, place.slot, image),
+        _ => set::<{ lines(4) }>(images, place.slot, image),
+    }
+}
+
+const fn lines(class: usize) -> usize {
+    SIZE_CLASSES[class] / size_of::<Line>()
+}
+
+fn set<const LINES: usize>(images: &mut Map, slot: u32, mut image: Vec<Line>) -> Result<(), MapError> {
+    image.resize(LINES, Line::default());
+    let value = Value::<LINES>::ref_from_bytes(image.as_bytes()).expect("as many lines as the value has");
+    let mut inner: Array<MapData, Value<LINES>> = Array::create(1, 0)?;
+    inner.set(0, value, 0)?;
+    let mut images: ArrayOfMaps<&mut MapData, Array<MapData, Value<LINES>>> = ArrayOfMaps::try_from(images)?;
+    images.set(slot, &inner, 0)
+}
+
+/// A whole image, as the kernel knows the value.
+#[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Value<const LINES: usize>([Line; LINES]);
+
+#[expect(unsafe_code, reason = "aya asks for this marker on what it copies into maps")]
+// SAFETY: lines are plain integers without padding, so that any bytes are a valid value.
+unsafe impl<const LINES: usize> Pod for Value<LINES> {}

@@ -1,0 +1,127 @@
+//! Network interfaces as netlink tells of them: do they exist, and what is attached to them.
+
+use anyhow::{Context as _, Result};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkXdp, XdpAttached};
+
+/// How an XDP program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// In the driver, before a packet buffer exists.
+    Native,
+    /// In the kernel's stack, for any driver.
+    Generic,
+    /// On the network card.
+    Offloaded,
+}
+
+impl Mode {
+    /// The name in output.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Offloaded => "offloaded",
+        }
+    }
+}
+
+/// An interface.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// Largest packet in bytes, without Ethernet header.
+    pub mtu: u32,
+    /// Whether it is the loopback interface.
+    pub is_loopback: bool,
+    /// XDP programs attached, by mode and program id.
+    pub xdp: Vec<(Mode, u32)>,
+}
+
+/// The interface called `name` in this network namespace, or `None` if there is none.
+///
+/// # Errors
+///
+/// Netlink is out of reach.
+pub fn find(name: &str) -> Result<Option<Interface>> {
+    let wanted = name.to_owned();
+    query(move |interface| interface.name == wanted).map(|mut found| found.pop())
+}
+
+/// Every interface of this network namespace.
+///
+/// # Errors
+///
+/// Netlink is out of reach.
+pub fn all() -> Result<Vec<Interface>> {
+    query(|_| true)
+}
+
+fn query(keep: impl Fn(&Interface) -> bool) -> Result<Vec<Interface>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .context("starting a runtime")?;
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection().context("opening a netlink socket")?;
+        let connection = tokio::spawn(connection);
+        let links = handle.link().get().execute();
+        let found = links
+            .try_filter_map(|message| async move { Ok(read(message)) })
+            .filter(|link| {
+                let kept = link.as_ref().map_or(true, &keep);
+                async move { kept }
+            })
+            .try_collect()
+            .await
+            .context("asking netlink for interfaces");
+        connection.abort();
+        found
+    })
+}
+
+fn read(message: rtnetlink::packet_route::link::LinkMessage) -> Option<Interface> {
+    let mut interface = Interface {
+        name: String::new(),
+        index: message.header.index,
+        mtu: 0,
+        is_loopback: message.header.flags.contains(LinkFlags::Loopback),
+        xdp: Vec::new(),
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => interface.name = name,
+            LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
+            LinkAttribute::Xdp(xdp) => interface.xdp = attached(&xdp),
+            _ => {}
+        }
+    }
+    (!interface.name.is_empty()).then_some(interface)
+}
+
+/// With several programs the kernel names each by its mode; with one it may only say the mode and "the program".
+fn attached(attributes: &[LinkXdp]) -> Vec<(Mode, u32)> {
+    let mut programs = Vec::new();
+    let mut single = None;
+    let mut mode = None;
+    for attribute in attributes {
+        match attribute {
+            LinkXdp::DrvProgId(id) => programs.push((Mode::Native, *id)),
+            LinkXdp::SkbProgId(id) => programs.push((Mode::Generic, *id)),
+            LinkXdp::HwProgId(id) => programs.push((Mode::Offloaded, *id)),
+            LinkXdp::ProgId(id) => single = Some(*id),
+            LinkXdp::Attached(XdpAttached::Driver) => mode = Some(Mode::Native),
+            LinkXdp::Attached(XdpAttached::SocketBuffer) => mode = Some(Mode::Generic),
+            LinkXdp::Attached(XdpAttached::Hardware) => mode = Some(Mode::Offloaded),
+            _ => {}
+        }
+    }
+    if let (true, Some(mode), Some(id)) = (programs.is_empty(), mode, single) {
+        programs.push((mode, id));
+    }
+    programs
+}

@@ -1,0 +1,295 @@
+//! Address sets become rows: a row for each distinct combination of sets that some address is in, and the trees that
+//! lead from an address to its row.
+
+mod tree;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use firewall_common::abi::image::Row;
+
+use super::cells::{Packer, SparseRow};
+use super::services::Services;
+use super::{CompileError, RuleNumber, Shadows, layout::Layout};
+use crate::rules::model::{AddressSet, Protocol, Rule, SetId};
+use tree::Address;
+
+/// Mark that tells a source's pair cells from its service cells.
+const PAIR_MARK: u32 = 1 << 31;
+/// Most pairs of a source and a destination row that rules with both may span.
+const MAX_PAIRS: usize = 1 << 22;
+
+/// Which rows the addresses of a rule set have.
+pub(super) struct Addresses {
+    source: Side,
+    destination: Side,
+}
+
+/// Source or destination.
+#[derive(Default)]
+struct Side {
+    /// Row of each range, for IPv4 and IPv6: first addresses ascending from 0, with the row up to the next.
+    v4: Vec<(u32, u32)>,
+    v6: Vec<(u128, u32)>,
+    /// Sets in each row; rows of this side begin at `first_row`.
+    members: Vec<Vec<SetId>>,
+    first_row: u32,
+}
+
+/// Sweeps over the address sets that `rules` name.
+pub(super) fn build(rules: &[&Rule], sets: &[AddressSet]) -> Addresses {
+    // Row 0 stands for addresses in no set.
+    let source = Side::build(rules.iter().filter_map(|rule| rule.from), sets, 1);
+    let next = source.first_row + source.members.len() as u32;
+    let destination = Side::build(rules.iter().filter_map(|rule| rule.to), sets, next);
+    Addresses {
+        source,
+        destination,
+    }
+}
+
+impl Addresses {
+    /// All rows, with their cells packed: row 0, sources, destinations, pairs.
+    pub(super) fn rows(
+        &self,
+        rules: &[&Rule],
+        services: &Services,
+        packer: &mut Packer,
+        shadows: &mut Shadows,
+    ) -> Result<Vec<Row>, CompileError> {
+        let mut by_from: HashMap<SetId, Vec<RuleNumber>> = HashMap::new();
+        let mut by_to: HashMap<SetId, Vec<RuleNumber>> = HashMap::new();
+        let mut pairs: BTreeMap<(u32, u32), Vec<RuleNumber>> = BTreeMap::new();
+        for (number, rule) in rules.iter().enumerate() {
+            let number = number as RuleNumber;
+            match (rule.from, rule.to) {
+                (Some(from), None) => by_from.entry(from).or_default().push(number),
+                (None, Some(to)) => by_to.entry(to).or_default().push(number),
+                (Some(from), Some(to)) => {
+                    for source in self.source.rows_of(from) {
+                        for destination in self.destination.rows_of(to) {
+                            pairs.entry((source, destination)).or_default().push(number);
+                        }
+                    }
+                    if pairs.len() > MAX_PAIRS {
+                        return Err(CompileError::TooManyCells { limit: MAX_PAIRS });
+                    }
+                }
+                (None, None) => {}
+            }
+        }
+        let mut rows = Rows {
+            rules,
+            services,
+            shadows,
+            sparse: Vec::new(),
+            defaults: vec![RuleNumber::MAX],
+        };
+        rows.side(&self.source, &by_from);
+        rows.side(&self.destination, &by_to);
+
+        // Pairs of rows in which the same rules match share a row.
+        let mut pair_rows: HashMap<Vec<RuleNumber>, u32> = HashMap::new();
+        let mut pair_cells: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
+        for ((source, destination), matching) in pairs {
+            let next = rows.defaults.len() as u32;
+            let row = *pair_rows.entry(matching.clone()).or_insert(next);
+            if row == next {
+                rows.add(&matching);
+            }
+            pair_cells.entry(source).or_default().push((destination, row));
+        }
+
+        let starts = packer.pack(&rows.sparse)?;
+        let mut finished: Vec<Row> = std::iter::once(0)
+            .chain(starts)
+            .zip(&rows.defaults)
+            .enumerate()
+            .map(|(number, (cells, &rule))| Row {
+                cells,
+                rule,
+                pair_cells: 0,
+                pair: if self.destination.has_row(number as u32) { number as u32 } else { 0 },
+            })
+            .collect();
+        let sparse: Vec<SparseRow> = pair_cells
+            .iter()
+            .map(|(&source, cells)| SparseRow {
+                mark: source | PAIR_MARK,
+                cells: cells.clone(),
+            })
+            .collect();
+        for (row, start) in sparse.iter().zip(packer.pack(&sparse)?) {
+            let source = &mut finished[(row.mark & !PAIR_MARK) as usize];
+            source.pair = row.mark;
+            source.pair_cells = start;
+        }
+        Ok(finished)
+    }
+
+    /// Appends the address tables, returns their roots in the order of the header.
+    pub(super) fn tables(&self, layout: &mut Layout) -> [u32; 4] {
+        [
+            tree::append(&self.source.v4, layout),
+            tree::append(&self.destination.v4, layout),
+            tree::append(&self.source.v6, layout),
+            tree::append(&self.destination.v6, layout),
+        ]
+    }
+
+    /// Columns that a look-up in the cells may ask for beyond a row's start.
+    pub(super) fn columns(&self) -> u32 {
+        self.destination.first_row + self.destination.members.len() as u32
+    }
+}
+
+impl Side {
+    fn build(named: impl Iterator<Item = SetId>, sets: &[AddressSet], first_row: u32) -> Self {
+        let named: Vec<SetId> = named.collect::<BTreeSet<_>>().into_iter().collect();
+        let mut members = Members {
+            known: HashMap::from([(0, 0)]),
+            rows: Vec::new(),
+            first_row,
+        };
+        let v4 = sweep(&named, |set| &sets[set.0].v4, &mut members);
+        let v6 = sweep(&named, |set| &sets[set.0].v6, &mut members);
+        Self {
+            v4,
+            v6,
+            members: members.rows,
+            first_row,
+        }
+    }
+
+    fn rows_of(&self, set: SetId) -> impl Iterator<Item = u32> {
+        self.members
+            .iter()
+            .zip(self.first_row..)
+            .filter(move |(sets, _)| sets.binary_search(&set).is_ok())
+            .map(|(_, row)| row)
+    }
+
+    fn has_row(&self, row: u32) -> bool {
+        (self.first_row..self.first_row + self.members.len() as u32).contains(&row)
+    }
+}
+
+/// Rows by the combination of sets they stand for. A combination is known by the exclusive or of its sets' fingerprints,
+/// which costs the same however many sets there are.
+struct Members {
+    known: HashMap<u128, u32>,
+    rows: Vec<Vec<SetId>>,
+    first_row: u32,
+}
+
+/// A fingerprint of 128 bits that no one can choose sets to collide in: it is keyed at random for each process.
+struct Fingerprints(std::hash::RandomState, std::hash::RandomState);
+
+impl Fingerprints {
+    fn of(&self, set: SetId) -> u128 {
+        use std::hash::BuildHasher as _;
+        u128::from(self.0.hash_one(set)) << 64 | u128::from(self.1.hash_one(set))
+    }
+}
+
+/// Cuts the address space where membership in any of the `named` sets changes.
+fn sweep<'a, A: Address + 'a>(
+    named: &[SetId],
+    ranges: impl Fn(SetId) -> &'a Vec<(A, A)>,
+    members: &mut Members,
+) -> Vec<(A, u32)> {
+    let fingerprints = Fingerprints(Default::default(), Default::default());
+    let total = named.iter().map(|&set| ranges(set).len()).sum::<usize>();
+    let mut edges: Vec<(A, SetId, bool)> = Vec::with_capacity(2 * total);
+    for &set in named {
+        for &(first, last) in ranges(set) {
+            edges.push((first, set, true));
+            if let Some(behind) = last.next() {
+                edges.push((behind, set, false));
+            }
+        }
+    }
+    if edges.is_empty() {
+        return Vec::new();
+    }
+    // Stable, because each set's edges are sorted runs already, which it then only has to merge.
+    edges.sort_by_key(|&(address, ..)| address);
+
+    let mut active: BTreeSet<SetId> = BTreeSet::new();
+    let mut fingerprint = 0u128;
+    let mut cuts: Vec<(A, u32)> = Vec::with_capacity(edges.len() + 1);
+    cuts.push((A::ZERO, 0));
+    for group in edges.chunk_by(|a, b| a.0 == b.0) {
+        for &(_, set, begins) in group {
+            fingerprint ^= fingerprints.of(set);
+            if begins {
+                active.insert(set);
+            } else {
+                active.remove(&set);
+            }
+        }
+        let row = *members.known.entry(fingerprint).or_insert_with(|| {
+            members.rows.push(active.iter().copied().collect());
+            members.first_row + members.rows.len() as u32 - 1
+        });
+        let address = group[0].0;
+        match cuts.last_mut() {
+            Some(last) if last.0 == address => last.1 = row,
+            Some(last) if last.1 == row => {}
+            _ => cuts.push((address, row)),
+        }
+    }
+    cuts
+}
+
+/// Rows under construction.
+struct Rows<'a> {
+    rules: &'a [&'a Rule],
+    services: &'a Services,
+    shadows: &'a mut Shadows,
+    sparse: Vec<SparseRow>,
+    /// For each row the first rule that needs no service, row 0 first.
+    defaults: Vec<RuleNumber>,
+}
+
+impl Rows<'_> {
+    fn side(&mut self, side: &Side, rules_of: &HashMap<SetId, Vec<RuleNumber>>) {
+        for sets in &side.members {
+            let mut matching: Vec<RuleNumber> =
+                sets.iter().filter_map(|set| rules_of.get(set)).flatten().copied().collect();
+            matching.sort_unstable();
+            self.add(&matching);
+        }
+    }
+
+    /// Adds the row in which `matching` rules (ascending) match.
+    fn add(&mut self, matching: &[RuleNumber]) {
+        let is_any = |rule: RuleNumber| self.rules[rule as usize].protocol == Protocol::Any;
+        let default = matching.iter().copied().find(|&rule| is_any(rule)).unwrap_or(RuleNumber::MAX);
+        let mut cells: BTreeMap<u32, RuleNumber> = BTreeMap::new();
+        for &rule in matching {
+            if rule > default {
+                self.shadows.lost(rule, default);
+                continue;
+            }
+            if rule == default {
+                continue;
+            }
+            for &class in self.services.classes_of_rule.get(&rule).into_iter().flatten() {
+                match cells.entry(class) {
+                    std::collections::btree_map::Entry::Vacant(vacant) => {
+                        vacant.insert(rule);
+                        self.shadows.won(rule);
+                    }
+                    std::collections::btree_map::Entry::Occupied(winner) => {
+                        self.shadows.lost(rule, *winner.get());
+                    }
+                }
+            }
+        }
+        self.sparse.push(SparseRow {
+            mark: self.defaults.len() as u32,
+            cells: cells.into_iter().collect(),
+        });
+        self.defaults.push(default);
+    }
+}

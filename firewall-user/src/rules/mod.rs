@@ -1,0 +1,21 @@
+//! A rule's life: a TOML file with spans ([`mod@file`]), checked and resolved ([`validate`], [`addresses`], [`names`]) into
+//! a [`model::RuleSet`], or into a [`Report`] of everything that is wrong with it ([`diagnostic`]).
+
+pub mod addresses;
+pub mod compile;
+pub mod diagnostic;
+pub mod file;
+pub mod model;
+pub mod names;
+pub mod oracle;
+pub mod validate;
+
+mod groups;
+mod shown;
+mod syntax;
+mod typed;
+mod values;
+
+pub use diagnostic::{Diagnostic, Report, Severity, Source};
+pub use file::{Loaded, load, parse};
+pub use groups::{MAX_EXPANDED_RANGES, MAX_LIST_BYTES, MAX_LIST_ERRORS};

@@ -1,0 +1,147 @@
+//! A validated rule set: what a rule file means, with every name resolved.
+//!
+//! Only [`crate::rules::validate`] makes these from a file, so a [`RuleSet`] in hand is consistent: set indices are in
+//! range, rule names are unique, port ranges are not reversed.
+
+use std::collections::BTreeMap;
+
+/// What is done with a packet that a rule or a default decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Let it in (or out).
+    Accept,
+    /// Refuse it.
+    Drop,
+}
+
+/// Which way a packet goes, seen from this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Arriving at the interface.
+    Ingress,
+    /// Leaving through the interface.
+    Egress,
+}
+
+/// Index of an [`AddressSet`] in [`RuleSet::sets`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SetId(pub usize);
+
+/// A set of addresses of both families as inclusive ranges, sorted, disjoint and not adjacent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct AddressSet {
+    /// IPv4 ranges in host byte order, first and last address of each.
+    pub v4: Vec<(u32, u32)>,
+    /// IPv6 ranges in host byte order, first and last address of each.
+    pub v6: Vec<(u128, u128)>,
+}
+
+/// Which protocols a rule covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Every protocol.
+    Any,
+    /// One IP protocol number (for IPv6 the upper-layer header's).
+    Number(u8),
+}
+
+/// A condition on TCP flags, in the bit order of the header's flags byte (FIN = 1 .. CWR = 128).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TcpFlags {
+    /// Flags that must be set.
+    pub set: u8,
+    /// Flags that must not be set.
+    pub clear: u8,
+}
+
+/// One rule, in file order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Unique in the file; counters go by it.
+    pub name: String,
+    /// What happens to a packet that this rule is the first to match.
+    pub action: Action,
+    /// Which way the packets go.
+    pub direction: Direction,
+    /// Protocols covered.
+    pub protocol: Protocol,
+    /// Destination ports as inclusive ranges, sorted, disjoint and not adjacent. `None`: any. Only with TCP, UDP and SCTP.
+    pub ports: Option<Vec<(u16, u16)>>,
+    /// ICMP or ICMPv6 types, sorted, unique. `None`: any. Only with ICMP and ICMPv6.
+    pub icmp_types: Option<Vec<u8>>,
+    /// TCP flags condition. Only with TCP.
+    pub tcp_flags: Option<TcpFlags>,
+    /// Source addresses. `None`: any address of either family.
+    pub from: Option<SetId>,
+    /// Destination addresses. `None`: any address of either family.
+    pub to: Option<SetId>,
+    /// Whether packets it decides are sampled as events.
+    pub log: bool,
+    /// Why the rule is there.
+    pub comment: Option<String>,
+    /// Line of the rule's `[[rule]]` header in its file, from 1.
+    pub line: usize,
+}
+
+/// Packets that pass before any rule is asked, each switchable in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Essentials {
+    /// ARP.
+    pub arp: bool,
+    /// ICMPv6 133 to 136 with hop limit 255 (RFC 4861).
+    pub neighbour_discovery: bool,
+    /// ICMP type 3, ICMPv6 types 1 to 4.
+    pub path_mtu: bool,
+    /// DHCP answers to this host as a client (UDP 67 to 68, 547 to 546).
+    pub dhcp_client: bool,
+    /// IGMP and MLD.
+    pub multicast_membership: bool,
+    /// LLDP, LACP, STP.
+    pub link_layer: bool,
+}
+
+impl Default for Essentials {
+    fn default() -> Self {
+        Self {
+            arp: true,
+            neighbour_discovery: true,
+            path_mtu: true,
+            dhcp_client: true,
+            multicast_membership: true,
+            link_layer: true,
+        }
+    }
+}
+
+/// What happens to packets that no rule matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// Arriving packets.
+    pub ingress: Action,
+    /// Leaving packets.
+    pub egress: Action,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            ingress: Action::Drop,
+            egress: Action::Accept,
+        }
+    }
+}
+
+/// A whole validated rule file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleSet {
+    /// What no rule decides.
+    pub defaults: Defaults,
+    /// What passes before the rules.
+    pub essentials: Essentials,
+    /// Every address set that a rule names in `from` or `to`; equal sets appear once.
+    pub sets: Vec<AddressSet>,
+    /// The rules, first match wins.
+    pub rules: Vec<Rule>,
+    /// Group names of the file, for messages and live edits, each with its resolved set.
+    pub groups: BTreeMap<String, AddressSet>,
+}

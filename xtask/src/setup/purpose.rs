@@ -1,0 +1,155 @@
+//! What set-up is for, and the tools each purpose takes: one table.
+
+use clap::ValueEnum;
+
+/// What somebody wants to do after set-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Purpose {
+    /// Compile the firewall with its eBPF program
+    Build,
+    /// Run the tests, those in network namespaces included
+    Test,
+    /// Run the demonstration on real traffic
+    Demo,
+    /// Measure, beside other firewalls
+    Bench,
+}
+
+impl Purpose {
+    /// Every purpose.
+    pub(crate) const ALL: [Self; 4] = [Self::Build, Self::Test, Self::Demo, Self::Bench];
+
+    /// Whether programs are loaded into this machine's kernel, and so pinned in bpffs.
+    pub(super) fn loads_programs(self) -> bool {
+        !matches!(self, Self::Build)
+    }
+
+    /// The tools that this purpose takes, beside the eBPF toolchain that all of them take.
+    pub(super) fn tools(self) -> impl Iterator<Item = &'static Tool> {
+        TOOLS
+            .iter()
+            .filter(move |tool| tool.purposes.contains(&self))
+    }
+}
+
+/// A command that some purpose needs.
+#[derive(Debug)]
+pub(crate) struct Tool {
+    /// The name it is called by.
+    pub(super) command: &'static str,
+    /// The Debian package that has it.
+    pub(super) package: &'static str,
+    /// Who needs it.
+    pub(super) purposes: &'static [Purpose],
+    /// What for, as told to the person who waits for the download.
+    pub(super) why: &'static str,
+    /// Arguments with which it only shows something.
+    pub(super) check: &'static [&'static str],
+    /// Variables that point it to its data when it is not installed; paths below the place it is unpacked to.
+    /// `{multiarch}` stands for the directory of this architecture.
+    pub(super) data: &'static [(&'static str, &'static str)],
+}
+
+/// Every tool.
+pub(super) const TOOLS: &[Tool] = &[
+    Tool {
+        command: "ip",
+        package: "iproute2",
+        purposes: &[Purpose::Test, Purpose::Demo, Purpose::Bench],
+        why: "makes the network namespaces and the links between them",
+        check: &["-Version"],
+        data: &[],
+    },
+    Tool {
+        command: "nginx",
+        package: "nginx",
+        purposes: &[Purpose::Test, Purpose::Demo],
+        why: "the server that the firewall guards",
+        check: &["-v"],
+        data: &[],
+    },
+    Tool {
+        command: "nmap",
+        package: "nmap",
+        purposes: &[Purpose::Test, Purpose::Demo],
+        why: "the attacker's port scan",
+        check: &["--version"],
+        data: &[("NMAPDIR", "usr/share/nmap")],
+    },
+    Tool {
+        command: "ping",
+        package: "iputils-ping",
+        purposes: &[Purpose::Test, Purpose::Demo],
+        why: "shows that ICMP passes where a rule lets it",
+        check: &["-V"],
+        data: &[],
+    },
+    Tool {
+        command: "bpftool",
+        package: "bpftool",
+        purposes: &[Purpose::Test, Purpose::Bench],
+        why: "looks at programs and maps from outside the firewall",
+        check: &["version"],
+        data: &[],
+    },
+    Tool {
+        command: "ethtool",
+        package: "ethtool",
+        purposes: &[Purpose::Test, Purpose::Bench],
+        why: "sets queues and offloads of the links",
+        check: &["--version"],
+        data: &[],
+    },
+    Tool {
+        command: "nft",
+        package: "nftables",
+        purposes: &[Purpose::Bench],
+        why: "nftables, to compare with",
+        check: &["--version"],
+        data: &[],
+    },
+    Tool {
+        command: "xdp-filter",
+        package: "xdp-tools",
+        purposes: &[Purpose::Bench],
+        why: "xdp-filter, to compare with",
+        check: &["help"],
+        data: &[("LIBXDP_OBJECT_PATH", "usr/lib/{multiarch}/bpf")],
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn building_takes_no_tool_and_loads_no_program() {
+        assert_eq!(Purpose::Build.tools().count(), 0);
+        assert!(!Purpose::Build.loads_programs());
+    }
+
+    #[test]
+    fn a_purpose_takes_its_tools_and_no_other() {
+        let demo: Vec<_> = Purpose::Demo.tools().map(|tool| tool.command).collect();
+        assert!(
+            demo.contains(&"nginx") && !demo.contains(&"xdp-filter"),
+            "{demo:?}"
+        );
+        let bench: Vec<_> = Purpose::Bench.tools().map(|tool| tool.command).collect();
+        assert!(
+            bench.contains(&"xdp-filter") && !bench.contains(&"nginx"),
+            "{bench:?}"
+        );
+    }
+
+    #[test]
+    fn every_tool_is_for_something_and_says_for_what() {
+        for tool in TOOLS {
+            assert!(
+                !tool.purposes.is_empty() && !tool.why.is_empty(),
+                "{}",
+                tool.command
+            );
+        }
+    }
+}
