@@ -59,7 +59,10 @@ pub fn decide<F: Frame + ?Sized, W: World>(frame: &F, world: &W) -> Decision {
                 Parsed::Arp | Parsed::LinkLayer => frame.full_len(),
             };
             let decision = by_policy(&parsed, world);
-            (decision.unwrap_or(Decision::Drop(DropReason::BrokenTables)), bytes)
+            (
+                decision.unwrap_or(Decision::Drop(DropReason::BrokenTables)),
+                bytes,
+            )
         }
     };
     world.count(decision.counter(), bytes);

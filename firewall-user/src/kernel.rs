@@ -6,4 +6,5 @@ pub mod image;
 pub mod instance;
 pub mod interface;
 pub mod pins;
+pub mod programs;
 mod record;

@@ -1,4 +1,13 @@
 //! The library behind the `firewall` command: rules become tables, tables go into the kernel, counters come back.
+//!
+//! `command` is one verb a file; `rules` knows nothing of the kernel; only `kernel` names aya.
 
+pub mod cli;
+mod command;
 pub mod kernel;
+mod lock;
+mod output;
+mod policy;
+mod privilege;
 pub mod rules;
+mod session;

@@ -1,2 +1,7 @@
-//! bin
-fn main() {}
+//! The `firewall` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    firewall_user::cli::run()
+}

@@ -1,5 +1,6 @@
 //! The verbs of `cargo xtask`, one a file.
 
+mod bench;
 mod build;
 mod demo;
 mod setup;
@@ -22,6 +23,7 @@ enum Verb {
     Build(build::Build),
     Test(test::Test),
     Demo(demo::Demo),
+    Bench(bench::Bench),
 }
 
 impl Cli {
@@ -32,6 +34,7 @@ impl Cli {
             Verb::Build(build) => build.run(),
             Verb::Test(test) => test.run(),
             Verb::Demo(demo) => demo.run(),
+            Verb::Bench(bench) => bench.run(),
         }
     }
 }

@@ -25,6 +25,9 @@ const BINARY_VARIABLE: &str = "FIREWALL_BIN";
 /// Names the file in which a test that cannot run here says why, a line each.
 const SKIPS_VARIABLE: &str = "FIREWALL_TEST_SKIPS";
 
+/// Packages without a host target. They are tested through firewall-common and the loaded programs.
+const EBPF_PACKAGES: [&str; 2] = ["firewall-ebpf", "firewall-bench-ebpf"];
+
 /// Set up and run every test, those in network namespaces included
 ///
 /// Tests that take root say so and are skipped without it. Arguments go to `cargo test`: the name of a test,
@@ -82,8 +85,10 @@ impl Test {
                 || argument == "--workspace"
         });
         if !names_package {
-            // The eBPF crate has no host target: what it does is tested through firewall-common and the loaded program.
-            command.args(["--workspace", "--exclude", "firewall-ebpf"]);
+            command.arg("--workspace");
+            for package in EBPF_PACKAGES {
+                command.args(["--exclude", package]);
+            }
         }
         if !for_cargo().any(|argument| argument.starts_with('-')) {
             // The whole workspace has the command among its targets, as new as the tests themselves.

@@ -1,0 +1,48 @@
+//! What the measuring programs and user space must agree on. `firewall-bench` includes this file too.
+
+/// Different frames that are sent round and round; a power of two.
+pub(crate) const FRAMES: usize = 1 << 16;
+/// Bytes of each frame that differ, which are all its headers: the program copies this much.
+pub(crate) const FRAME_BYTES: usize = 128;
+
+/// Packets between two looks at the clock: so many that looking does not count, so few that most of these intervals are
+/// not disturbed by interrupts and other processes.
+pub(crate) const INTERVAL: u64 = 1 << 10;
+/// Looks at the clock that there is room for.
+pub(crate) const CLOCKS: usize = 1 << 10;
+
+/// One measurement.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Run {
+    /// Packets sent until now.
+    pub(crate) sent: u64,
+    /// Interface that live frames are redirected to.
+    pub(crate) interface: u64,
+    /// Clock in nanoseconds before packet 0, [`INTERVAL`], ...
+    pub(crate) clocks_ns: [u64; CLOCKS],
+}
+
+/// What the LPM program knows of a source.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub(crate) struct LpmRule {
+    /// Protocol and destination port as [`service`] packs them, or [`ANY_SERVICE`].
+    pub(crate) service: u32,
+    /// Counter slot in the low bits, under [`LPM_ACCEPT`].
+    pub(crate) outcome: u32,
+}
+
+/// A rule for every protocol.
+pub(crate) const ANY_SERVICE: u32 = u32::MAX;
+/// The rule accepts.
+pub(crate) const LPM_ACCEPT: u32 = 1 << 31;
+/// Counters of the LPM program: one for each rule, and the last for what no rule matches.
+pub(crate) const LPM_COUNTERS: u32 = 1 << 14;
+/// Entries of [`OPEN`](crate)'s table: protocol's lowest bit (TCP 0, UDP 1) and port.
+pub(crate) const OPEN_ENTRIES: usize = 1 << 17;
+
+/// Protocol and destination port in one number; TCP's is even and UDP's odd in bit 16, which alone indexes the open ports.
+pub(crate) const fn service(protocol: u8, port: u16) -> u32 {
+    (protocol as u32) << 16 | port as u32
+}

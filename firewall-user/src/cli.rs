@@ -1,0 +1,107 @@
+//! What can be typed, and how a command ends.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::command;
+use crate::kernel::guard::ModeChoice;
+use crate::output::{Format, Output, Refused};
+
+/// A packet filter at XDP: what no rule lets in is dropped before the kernel allocates a buffer for it.
+#[derive(Debug, Parser)]
+#[command(name = "firewall", version, max_term_width = 100)]
+struct Cli {
+    /// Text for people or JSON for programs.
+    #[arg(long, value_enum, default_value_t, global = true)]
+    format: Format,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Read rule files and say what is wrong with them; touch nothing.
+    Check {
+        /// Rule files.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Put a rule file in force, from one packet to the next.
+    Apply {
+        /// The rule file.
+        file: PathBuf,
+        #[command(flatten)]
+        interfaces: Interfaces,
+        /// Where the program runs; auto is native where the driver can, else generic.
+        #[arg(long, value_enum, default_value_t)]
+        mode: ModeChoice,
+    },
+    /// Which interfaces are guarded, how, since when and by which file.
+    Status {
+        /// Only these interfaces.
+        #[arg(short, long = "interface", value_name = "IFACE")]
+        interface: Vec<String>,
+    },
+    /// The rules in force, with what each has decided.
+    Rules {
+        #[command(flatten)]
+        interfaces: Interfaces,
+    },
+    /// Packets and bytes by rule, reason and port.
+    Stats {
+        #[command(flatten)]
+        interfaces: Interfaces,
+        /// Show again every second, with rates, until interrupted.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Take the firewall off: everything is let in again.
+    Detach {
+        #[command(flatten)]
+        interfaces: Interfaces,
+    },
+}
+
+/// The interfaces a command is about.
+#[derive(Args, Debug)]
+pub(crate) struct Interfaces {
+    /// Network interface; may be given several times.
+    #[arg(short, long = "interface", value_name = "IFACE", required = true)]
+    pub(crate) interface: Vec<String>,
+}
+
+/// Runs the command that was typed. Exit codes: 0 done, 1 refused or failed, 2 bad usage.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.format);
+    let done = match cli.verb {
+        Verb::Check { files } => command::check::run(&files, &output),
+        Verb::Apply {
+            file,
+            interfaces,
+            mode,
+        } => command::apply::run(&file, &interfaces.interface, mode, &output),
+        Verb::Status { interface } => command::status::run(&interface, &output),
+        Verb::Rules { interfaces } => command::rules::run(&interfaces.interface, &output),
+        Verb::Stats { interfaces, watch } => command::stats::run(&interfaces.interface, watch, &output),
+        Verb::Detach { interfaces } => command::detach::run(&interfaces.interface, &output),
+    };
+    let Err(error) = done else {
+        return ExitCode::SUCCESS;
+    };
+    // Whoever reads has gone: nothing failed, there is just nobody to tell.
+    if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
+    if error.downcast_ref::<Refused>().is_none() {
+        // If standard error is closed as well there is no one left to tell.
+        let _ = match cli.format {
+            Format::Text => writeln!(io::stderr(), "error: {error:#}"),
+            Format::Json => writeln!(io::stderr(), "{}", serde_json::json!({ "error": format!("{error:#}") })),
+        };
+    }
+    ExitCode::FAILURE
+}

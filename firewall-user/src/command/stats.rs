@@ -1,0 +1,235 @@
+//! `firewall stats`: packets and bytes by rule, reason and port.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use firewall_common::abi::counter::Counter;
+use firewall_common::abi::reason::{DropReason, PassReason};
+use serde::Serialize;
+
+use super::guard;
+use crate::kernel::guard::Guard;
+use crate::output::{self, Format, Output, table};
+use crate::rules::names;
+use crate::{lock, privilege};
+
+/// How often `--watch` shows.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Everything counted on an interface. The shape is documented in the README and stable.
+#[derive(Clone, Debug, Serialize)]
+struct Stats {
+    interface: String,
+    mode: &'static str,
+    generation: u64,
+    rules: Vec<Named>,
+    /// Why packets were dropped, `rule` standing for all rules that drop.
+    reasons: Vec<Reason>,
+    /// What passed without a rule.
+    passes: Vec<Reason>,
+    ports: Vec<Port>,
+    totals: Totals,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Named {
+    name: String,
+    packets: u64,
+    bytes: u64,
+    #[serde(skip)]
+    accepts: bool,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Reason {
+    reason: &'static str,
+    packets: u64,
+    bytes: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Port {
+    protocol: String,
+    port: u16,
+    packets: u64,
+    bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Sum {
+    packets: u64,
+    bytes: u64,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+struct Totals {
+    accepted: Sum,
+    dropped: Sum,
+}
+
+pub(crate) fn run(names: &[String], watch: bool, output: &Output) -> Result<()> {
+    privilege::require()?;
+    let mut before: Vec<(Instant, Stats)> = Vec::new();
+    loop {
+        let mut now = Vec::new();
+        for name in names {
+            let _look = lock::shared()?;
+            let (_, guard) = guard(name)?;
+            now.push((Instant::now(), read(name, &guard)?));
+        }
+        if watch && output.format == Format::Text && io::stdout().is_terminal() {
+            // Home and clear, so that the numbers stay where they are.
+            write!(io::stdout(), "\x1b[H\x1b[2J")?;
+        }
+        for (index, (at, stats)) in now.iter().enumerate() {
+            let since = before.get(index).map(|(then, stats)| (at.duration_since(*then), stats));
+            show(stats, since, output)?;
+            if watch || names.len() == 1 {
+                output.json(stats)?;
+            }
+        }
+        if !watch && names.len() > 1 {
+            output.json(&now.iter().map(|(_, stats)| stats).collect::<Vec<_>>())?;
+        }
+        if !watch {
+            return Ok(());
+        }
+        before = now;
+        std::thread::sleep(INTERVAL);
+    }
+}
+
+fn read(name: &str, guard: &Guard) -> Result<Stats> {
+    let policy = &guard.description.policy;
+    let read = |slots: Vec<u32>| guard.counters(slots.into_iter());
+    let rules: Vec<Named> = policy
+        .rules
+        .iter()
+        .zip(read(policy.rules.iter().map(|rule| rule.slot).collect())?)
+        .map(|(rule, Counter { packets, bytes })| Named {
+            name: rule.name.clone(),
+            packets,
+            bytes,
+            accepts: rule.action == "accept",
+        })
+        .collect();
+    let drops = read(DropReason::ALL.iter().map(|reason| reason.counter()).collect())?;
+    let passes = read(PassReason::ALL.iter().map(|reason| reason.counter()).collect())?;
+    let ports = policy
+        .ports
+        .iter()
+        .zip(read(policy.ports.iter().map(|&(_, _, slot)| slot).collect())?)
+        .map(|(&(protocol, port, _), Counter { packets, bytes })| Port {
+            protocol: names::protocol_name(protocol).map_or_else(|| protocol.to_string(), str::to_owned),
+            port,
+            packets,
+            bytes,
+        })
+        .collect();
+
+    let by_rules = |accepts: bool| {
+        rules.iter().filter(|rule| rule.accepts == accepts).fold(Sum::default(), |sum, rule| Sum {
+            packets: sum.packets + rule.packets,
+            bytes: sum.bytes + rule.bytes,
+        })
+    };
+    let dropped_by_rules = by_rules(false);
+    let reasons: Vec<Reason> = DropReason::ALL
+        .iter()
+        .zip(drops)
+        .map(|(&reason, Counter { packets, bytes })| match reason {
+            DropReason::Rule => Reason {
+                reason: reason.label(),
+                packets: dropped_by_rules.packets,
+                bytes: dropped_by_rules.bytes,
+            },
+            _ => Reason {
+                reason: reason.label(),
+                packets,
+                bytes,
+            },
+        })
+        .collect();
+    let passes: Vec<Reason> = PassReason::ALL
+        .iter()
+        .zip(passes)
+        .map(|(reason, Counter { packets, bytes })| Reason {
+            reason: reason.label(),
+            packets,
+            bytes,
+        })
+        .collect();
+    let all = |start: Sum, reasons: &[Reason]| {
+        reasons.iter().fold(start, |sum, reason| Sum {
+            packets: sum.packets + reason.packets,
+            bytes: sum.bytes + reason.bytes,
+        })
+    };
+    let totals = Totals {
+        accepted: all(by_rules(true), &passes),
+        dropped: all(Sum::default(), &reasons),
+    };
+    Ok(Stats {
+        interface: name.to_owned(),
+        mode: guard.mode.as_str(),
+        generation: guard.description.generation,
+        rules,
+        reasons,
+        passes,
+        ports,
+        totals,
+    })
+}
+
+fn show(stats: &Stats, since: Option<(Duration, &Stats)>, output: &Output) -> Result<()> {
+    if output.format == Format::Json {
+        return Ok(());
+    }
+    output.text(format_args!(
+        "{}: {} mode, generation {}\n",
+        stats.interface, stats.mode, stats.generation
+    ))?;
+    let heading = ["", "PACKETS", "BYTES", if since.is_some() { "PACKETS/S" } else { "" }];
+    let row = |name: String, now: Sum, then: Option<Sum>| {
+        let rate = since.zip(then).map(|((elapsed, _), then)| {
+            let packets = now.packets.saturating_sub(then.packets) as f64;
+            output::count((packets / elapsed.as_secs_f64()).round() as u64)
+        });
+        vec![name, output::count(now.packets), output::bytes(now.bytes), rate.unwrap_or_default()]
+    };
+    let old = since.map(|(_, stats)| stats);
+    let mut rows = vec![
+        row("accepted".into(), stats.totals.accepted, old.map(|old| old.totals.accepted)),
+        row("dropped".into(), stats.totals.dropped, old.map(|old| old.totals.dropped)),
+    ];
+    let mut section = |title: &str, entries: Vec<(String, Sum, Option<Sum>)>| {
+        if !entries.is_empty() {
+            rows.push(vec![String::new()]);
+            rows.push(vec![title.to_owned()]);
+            rows.extend(entries.into_iter().map(|(name, now, then)| row(format!("  {name}"), now, then)));
+        }
+    };
+    section("by rule", stats.rules.iter().map(|rule| {
+        let then = old.and_then(|old| old.rules.iter().find(|then| then.name == rule.name));
+        (rule.name.clone(), sum(rule.packets, rule.bytes), then.map(|then| sum(then.packets, then.bytes)))
+    }).collect());
+    let reasons = |now: &[Reason], old: Option<&[Reason]>| {
+        now.iter().enumerate().filter(|(_, reason)| reason.packets > 0).map(|(index, reason)| {
+            let then = old.map(|old| sum(old[index].packets, old[index].bytes));
+            (reason.reason.to_owned(), sum(reason.packets, reason.bytes), then)
+        }).collect()
+    };
+    section("dropped, by reason", reasons(&stats.reasons, old.map(|old| &old.reasons[..])));
+    section("passed without a rule", reasons(&stats.passes, old.map(|old| &old.passes[..])));
+    section("by port", stats.ports.iter().map(|port| {
+        let then = old.and_then(|old| old.ports.iter().find(|then| (then.port, &then.protocol) == (port.port, &port.protocol)));
+        (format!("{} {}", port.protocol, port.port), sum(port.packets, port.bytes), then.map(|then| sum(then.packets, then.bytes)))
+    }).collect());
+    output.text(table(&heading, &[1, 2, 3], rows))?;
+    output.text("")
+}
+
+fn sum(packets: u64, bytes: u64) -> Sum {
+    Sum { packets, bytes }
+}

@@ -1,0 +1,126 @@
+//! `firewall status`: which interfaces are guarded, how, since when, by which file.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::kernel::guard::{Found, Guard};
+use crate::kernel::interface::{self, Interface};
+use crate::kernel::{pins, programs};
+use crate::output::{Output, utc};
+use crate::{lock, privilege};
+
+#[derive(Debug, Serialize)]
+struct Status {
+    interface: String,
+    /// `guarded`, `unguarded`, `stale` or `missing`.
+    state: &'static str,
+    mode: Option<&'static str>,
+    program_id: Option<u32>,
+    generation: Option<u64>,
+    applied_at: Option<String>,
+    file: Option<String>,
+    file_sha256: Option<String>,
+    /// Whether the file still is what was applied.
+    file_changed: Option<bool>,
+    rules: Option<usize>,
+    table_bytes: Option<u64>,
+    /// Programs of others on the same interface.
+    others: Vec<String>,
+}
+
+pub(crate) fn run(names: &[String], output: &Output) -> Result<()> {
+    privilege::require()?;
+    let _look = lock::shared()?;
+    let pinned = pins::interfaces()?;
+    let interfaces = interface::all()?;
+    let names: Vec<String> = if names.is_empty() { pinned.clone() } else { names.to_vec() };
+    let mut all = Vec::new();
+    for name in &names {
+        let status = match interfaces.iter().find(|interface| interface.name == *name) {
+            Some(interface) => status(interface)?,
+            None if pinned.contains(name) => empty(name, "missing"),
+            None => anyhow::bail!("there is no interface {name}; `ip link` lists those there are"),
+        };
+        show(&status, output)?;
+        all.push(status);
+    }
+    if all.is_empty() {
+        output.text("no interface is guarded; `firewall apply FILE -i IFACE` guards one")?;
+    }
+    output.json(&all)
+}
+
+fn empty(name: &str, state: &'static str) -> Status {
+    Status {
+        interface: name.to_owned(),
+        state,
+        mode: None,
+        program_id: None,
+        generation: None,
+        applied_at: None,
+        file: None,
+        file_sha256: None,
+        file_changed: None,
+        rules: None,
+        table_bytes: None,
+        others: Vec::new(),
+    }
+}
+
+fn status(interface: &Interface) -> Result<Status> {
+    let mut status = match Guard::find(interface)? {
+        Found::Nothing => empty(&interface.name, "unguarded"),
+        Found::Stale => empty(&interface.name, "stale"),
+        Found::Guard(guard) => {
+            let description = guard.description;
+            let now = std::fs::read(&description.file).ok().map(|bytes| crate::policy::sha256(&bytes));
+            Status {
+                mode: Some(guard.mode.as_str()),
+                program_id: Some(guard.program_id),
+                generation: Some(description.generation),
+                applied_at: Some(utc(description.applied_at_s)),
+                file_changed: Some(now.as_ref() != Some(&description.policy.file_sha256)),
+                file: Some(description.file),
+                file_sha256: Some(description.policy.file_sha256),
+                rules: Some(description.policy.rules.len()),
+                table_bytes: Some(description.policy.image_bytes),
+                ..empty(&interface.name, "guarded")
+            }
+        }
+    };
+    status.others = programs::others(interface, status.program_id);
+    Ok(status)
+}
+
+fn show(status: &Status, output: &Output) -> Result<()> {
+    let name = &status.interface;
+    match status.state {
+        "guarded" => {
+            output.text(format_args!(
+                "{name}: guarded in {} mode by program {}, generation {} since {}",
+                status.mode.unwrap_or_default(),
+                status.program_id.unwrap_or_default(),
+                status.generation.unwrap_or_default(),
+                status.applied_at.as_deref().unwrap_or_default(),
+            ))?;
+            let hash = status.file_sha256.as_deref().unwrap_or_default();
+            let changed = status.file_changed == Some(true);
+            output.text(format_args!(
+                "  {} rules from {}, sha256 {}{}",
+                status.rules.unwrap_or_default(),
+                status.file.as_deref().unwrap_or_default(),
+                &hash[..hash.len().min(16)],
+                if changed { "; the file is another now" } else { "" },
+            ))?;
+        }
+        "stale" => output.text(format_args!(
+            "{name}: NOT guarded: the interface was removed or made again after the firewall was attached; apply again"
+        ))?,
+        "missing" => output.text(format_args!("{name}: there is no such interface in this network namespace"))?,
+        _ => output.text(format_args!("{name}: not guarded"))?,
+    }
+    for other in &status.others {
+        output.text(format_args!("  also there: {other}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! A rule file on its way into the kernel: loaded, compiled, described.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use firewall_common::abi::image::Line;
+use sha2::{Digest as _, Sha256};
+use zerocopy::IntoBytes as _;
+
+use crate::kernel::description::{DescribedRule, Description, Policy};
+use crate::rules::compile::{Compiled, Slots, compile};
+use crate::rules::model::{Action, Direction, Protocol, Rule};
+use crate::rules::names::{self, IcmpFamily};
+use crate::rules::{Diagnostic, Loaded};
+
+/// A policy ready to be loaded.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) image: Vec<Line>,
+    pub(crate) policy: Policy,
+    /// What the compiler noticed.
+    pub(crate) warnings: Vec<Diagnostic>,
+}
+
+/// Compiles `loaded`; counters keep the slots that they have in `before`.
+///
+/// # Errors
+///
+/// The tables would be too large.
+pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>) -> Result<Prepared> {
+    let rule_set = &loaded.rule_set;
+    let taken = before.map(slots).unwrap_or_default();
+    let compiled = compile(rule_set, Direction::Ingress, &taken)?;
+    let rules = compiled
+        .order
+        .iter()
+        .map(|&index| {
+            let rule = &rule_set.rules[index];
+            DescribedRule {
+                name: rule.name.clone(),
+                action: action(rule.action).to_owned(),
+                matches: matches(loaded, rule),
+                comment: rule.comment.clone(),
+                line: rule.line,
+                slot: compiled.slots.rules[&rule.name],
+            }
+        })
+        .collect();
+    let policy = Policy {
+        file_sha256: sha256(loaded.source.bytes()),
+        image_sha256: sha256(compiled.image.as_bytes()),
+        image_bytes: size_of_val(&compiled.image[..]) as u64,
+        default_accepts: rule_set.defaults.ingress == Action::Accept,
+        rules,
+        ports: compiled.slots.ports.iter().map(|(&(protocol, port), &slot)| (protocol, port, slot)).collect(),
+    };
+    let warnings = warnings(loaded, &compiled);
+    Ok(Prepared {
+        image: compiled.image,
+        policy,
+        warnings,
+    })
+}
+
+impl Prepared {
+    /// Describes it as the next generation after `before`.
+    ///
+    /// # Errors
+    ///
+    /// `file` cannot be made absolute.
+    pub(crate) fn describe(&self, file: &Path, before: Option<&Description>) -> Result<Description> {
+        let file = std::path::absolute(file).with_context(|| format!("the path of {}", file.display()))?;
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(Description {
+            generation: before.map_or(0, |before| before.generation) + 1,
+            file: file.display().to_string(),
+            applied_at_s: since_epoch.as_secs(),
+            policy: self.policy.clone(),
+        })
+    }
+}
+
+fn slots(policy: &Policy) -> Slots {
+    Slots {
+        rules: policy.rules.iter().map(|rule| (rule.name.clone(), rule.slot)).collect(),
+        ports: policy.ports.iter().map(|&(protocol, port, slot)| ((protocol, port), slot)).collect(),
+    }
+}
+
+fn warnings(loaded: &Loaded, compiled: &Compiled) -> Vec<Diagnostic> {
+    let rules = &loaded.rule_set.rules;
+    let mut warnings: Vec<Diagnostic> = Vec::new();
+    for (&index, winners) in &compiled.shadowed {
+        // A rule that matches nothing by itself has been told of already.
+        if winners.is_empty() {
+            continue;
+        }
+        let names: Vec<String> = winners.iter().map(|&winner| format!("`{}`", rules[winner].name)).collect();
+        let message = format!("this rule can never match: {} cover it", names.join(", "))
+            .replace(" cover it", if names.len() == 1 { " covers it" } else { " cover it" });
+        let mut warning = loaded.rule_warning(index, message, "never reached");
+        for &winner in winners {
+            warning = loaded.also_at_rule(warning, winner, "matches first");
+        }
+        warnings.push(warning.help("remove it, or move it before the rules that cover it"));
+    }
+    if let Some(index) = rules.iter().position(|rule| rule.direction == Direction::Egress) {
+        warnings.push(
+            loaded
+                .rule_warning(index, "egress rules do not take effect yet", "checked, but not enforced")
+                .help("what leaves this host is not filtered by this version"),
+        );
+    }
+    warnings
+}
+
+fn action(action: Action) -> &'static str {
+    match action {
+        Action::Accept => "accept",
+        Action::Drop => "drop",
+    }
+}
+
+/// What a rule matches, in words: `tcp 80,443 from 2 ranges`.
+fn matches(loaded: &Loaded, rule: &Rule) -> String {
+    let mut text = match rule.protocol {
+        Protocol::Any => "any".to_owned(),
+        Protocol::Number(number) => names::protocol_name(number).map_or_else(|| number.to_string(), str::to_owned),
+    };
+    if let Some(ports) = &rule.ports {
+        let ports: Vec<String> = ports
+            .iter()
+            .map(|&(low, high)| if low == high { low.to_string() } else { format!("{low}-{high}") })
+            .collect();
+        let _ = write!(text, " {}", ports.join(","));
+    }
+    if let Some(types) = &rule.icmp_types {
+        let family = match rule.protocol {
+            Protocol::Number(58) => IcmpFamily::V6,
+            _ => IcmpFamily::V4,
+        };
+        let types: Vec<String> = types
+            .iter()
+            .map(|&kind| family.type_name(kind).map_or_else(|| kind.to_string(), str::to_owned))
+            .collect();
+        let _ = write!(text, " {}", types.join(","));
+    }
+    if let Some(flags) = rule.tcp_flags {
+        let _ = write!(text, " flags {:#04x}/{:#04x}", flags.set, flags.set | flags.clear);
+    }
+    for (word, set) in [("from", rule.from), ("to", rule.to)] {
+        if let Some(set) = set {
+            let _ = write!(text, " {word} {}", addresses(loaded, set));
+        }
+    }
+    text
+}
+
+/// A set by the name of a group that equals it, by its only range, or by how many ranges it has.
+fn addresses(loaded: &Loaded, id: crate::rules::model::SetId) -> String {
+    let set = &loaded.rule_set.sets[id.0];
+    if let Some((name, _)) = loaded.rule_set.groups.iter().find(|(_, group)| *group == set) {
+        return name.clone();
+    }
+    match (&set.v4[..], &set.v6[..]) {
+        ([], []) => "nobody".to_owned(),
+        ([(first, last)], []) => range(std::net::Ipv4Addr::from(*first).into(), std::net::Ipv4Addr::from(*last).into()),
+        ([], [(first, last)]) => range(std::net::Ipv6Addr::from(*first).into(), std::net::Ipv6Addr::from(*last).into()),
+        (v4, v6) => format!("{} ranges", v4.len() + v6.len()),
+    }
+}
+
+fn range(first: std::net::IpAddr, last: std::net::IpAddr) -> String {
+    use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
+    use std::net::IpAddr;
+    let nets: Vec<IpNet> = match (first, last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => Ipv4Subnets::new(first, last, 0).map(IpNet::V4).collect(),
+        (IpAddr::V6(first), IpAddr::V6(last)) => Ipv6Subnets::new(first, last, 0).map(IpNet::V6).collect(),
+        _ => Vec::new(),
+    };
+    match nets[..] {
+        [net] if net.prefix_len() == net.max_prefix_len() => net.addr().to_string(),
+        [net] => net.to_string(),
+        _ => format!("{first}-{last}"),
+    }
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
