@@ -1,5 +1,8 @@
 //! The frame in the driver's buffer. With [`crate::tables`], one of the two places where the kernel's memory is read.
-#![expect(unsafe_code, reason = "packet pointers are checked against the packet's end here, for everybody else")]
+#![expect(
+    unsafe_code,
+    reason = "packet pointers are checked against the packet's end here, for everybody else"
+)]
 
 use aya_ebpf::{helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
 use firewall_common::frame::{Frame, MAX_OFFSET, Wire};

@@ -1,5 +1,8 @@
 //! The active policy image in its map, and the counters.
-#![expect(unsafe_code, reason = "image pointers are checked against the image's size here, for everybody else")]
+#![expect(
+    unsafe_code,
+    reason = "image pointers are checked against the image's size here, for everybody else"
+)]
 
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps};
 use firewall_common::abi::{

@@ -86,21 +86,30 @@ pub fn run() -> ExitCode {
         } => command::apply::run(&file, &interfaces.interface, mode, &output),
         Verb::Status { interface } => command::status::run(&interface, &output),
         Verb::Rules { interfaces } => command::rules::run(&interfaces.interface, &output),
-        Verb::Stats { interfaces, watch } => command::stats::run(&interfaces.interface, watch, &output),
+        Verb::Stats { interfaces, watch } => {
+            command::stats::run(&interfaces.interface, watch, &output)
+        }
         Verb::Detach { interfaces } => command::detach::run(&interfaces.interface, &output),
     };
     let Err(error) = done else {
         return ExitCode::SUCCESS;
     };
     // Whoever reads has gone: nothing failed, there is just nobody to tell.
-    if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+    if error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    {
         return ExitCode::SUCCESS;
     }
     if error.downcast_ref::<Refused>().is_none() {
         // If standard error is closed as well there is no one left to tell.
         let _ = match cli.format {
             Format::Text => writeln!(io::stderr(), "error: {error:#}"),
-            Format::Json => writeln!(io::stderr(), "{}", serde_json::json!({ "error": format!("{error:#}") })),
+            Format::Json => writeln!(
+                io::stderr(),
+                "{}",
+                serde_json::json!({ "error": format!("{error:#}") })
+            ),
         };
     }
     ExitCode::FAILURE

@@ -14,7 +14,8 @@ use crate::kernel::interface::{self, Interface};
 
 /// The interface called `name`.
 fn interface(name: &str) -> Result<Interface> {
-    interface::find(name)?.with_context(|| format!("there is no interface {name}; `ip link` lists those there are"))
+    interface::find(name)?
+        .with_context(|| format!("there is no interface {name}; `ip link` lists those there are"))
 }
 
 /// The guard on the interface called `name`.

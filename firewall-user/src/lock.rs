@@ -17,7 +17,8 @@ pub(crate) fn exclusive() -> Result<File> {
 /// Waits until nobody is changing anything.
 pub(crate) fn shared() -> Result<File> {
     let file = open()?;
-    file.lock_shared().with_context(|| format!("locking {LOCK}"))?;
+    file.lock_shared()
+        .with_context(|| format!("locking {LOCK}"))?;
     Ok(file)
 }
 

@@ -54,7 +54,12 @@ pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>) -> Result<Prepar
         image_bytes: size_of_val(&compiled.image[..]) as u64,
         default_accepts: rule_set.defaults.ingress == Action::Accept,
         rules,
-        ports: compiled.slots.ports.iter().map(|(&(protocol, port), &slot)| (protocol, port, slot)).collect(),
+        ports: compiled
+            .slots
+            .ports
+            .iter()
+            .map(|(&(protocol, port), &slot)| (protocol, port, slot))
+            .collect(),
     };
     let warnings = warnings(loaded, &compiled);
     Ok(Prepared {
@@ -70,9 +75,16 @@ impl Prepared {
     /// # Errors
     ///
     /// `file` cannot be made absolute.
-    pub(crate) fn describe(&self, file: &Path, before: Option<&Description>) -> Result<Description> {
-        let file = std::path::absolute(file).with_context(|| format!("the path of {}", file.display()))?;
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    pub(crate) fn describe(
+        &self,
+        file: &Path,
+        before: Option<&Description>,
+    ) -> Result<Description> {
+        let file =
+            std::path::absolute(file).with_context(|| format!("the path of {}", file.display()))?;
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         Ok(Description {
             generation: before.map_or(0, |before| before.generation) + 1,
             file: file.display().to_string(),
@@ -84,8 +96,16 @@ impl Prepared {
 
 fn slots(policy: &Policy) -> Slots {
     Slots {
-        rules: policy.rules.iter().map(|rule| (rule.name.clone(), rule.slot)).collect(),
-        ports: policy.ports.iter().map(|&(protocol, port, slot)| ((protocol, port), slot)).collect(),
+        rules: policy
+            .rules
+            .iter()
+            .map(|rule| (rule.name.clone(), rule.slot))
+            .collect(),
+        ports: policy
+            .ports
+            .iter()
+            .map(|&(protocol, port, slot)| ((protocol, port), slot))
+            .collect(),
     }
 }
 
@@ -97,19 +117,35 @@ fn warnings(loaded: &Loaded, compiled: &Compiled) -> Vec<Diagnostic> {
         if winners.is_empty() {
             continue;
         }
-        let names: Vec<String> = winners.iter().map(|&winner| format!("`{}`", rules[winner].name)).collect();
-        let message = format!("this rule can never match: {} cover it", names.join(", "))
-            .replace(" cover it", if names.len() == 1 { " covers it" } else { " cover it" });
+        let names: Vec<String> = winners
+            .iter()
+            .map(|&winner| format!("`{}`", rules[winner].name))
+            .collect();
+        let message = format!("this rule can never match: {} cover it", names.join(", ")).replace(
+            " cover it",
+            if names.len() == 1 {
+                " covers it"
+            } else {
+                " cover it"
+            },
+        );
         let mut warning = loaded.rule_warning(index, message, "never reached");
         for &winner in winners {
             warning = loaded.also_at_rule(warning, winner, "matches first");
         }
         warnings.push(warning.help("remove it, or move it before the rules that cover it"));
     }
-    if let Some(index) = rules.iter().position(|rule| rule.direction == Direction::Egress) {
+    if let Some(index) = rules
+        .iter()
+        .position(|rule| rule.direction == Direction::Egress)
+    {
         warnings.push(
             loaded
-                .rule_warning(index, "egress rules do not take effect yet", "checked, but not enforced")
+                .rule_warning(
+                    index,
+                    "egress rules do not take effect yet",
+                    "checked, but not enforced",
+                )
                 .help("what leaves this host is not filtered by this version"),
         );
     }
@@ -127,12 +163,20 @@ fn action(action: Action) -> &'static str {
 fn matches(loaded: &Loaded, rule: &Rule) -> String {
     let mut text = match rule.protocol {
         Protocol::Any => "any".to_owned(),
-        Protocol::Number(number) => names::protocol_name(number).map_or_else(|| number.to_string(), str::to_owned),
+        Protocol::Number(number) => {
+            names::protocol_name(number).map_or_else(|| number.to_string(), str::to_owned)
+        }
     };
     if let Some(ports) = &rule.ports {
         let ports: Vec<String> = ports
             .iter()
-            .map(|&(low, high)| if low == high { low.to_string() } else { format!("{low}-{high}") })
+            .map(|&(low, high)| {
+                if low == high {
+                    low.to_string()
+                } else {
+                    format!("{low}-{high}")
+                }
+            })
             .collect();
         let _ = write!(text, " {}", ports.join(","));
     }
@@ -143,12 +187,21 @@ fn matches(loaded: &Loaded, rule: &Rule) -> String {
         };
         let types: Vec<String> = types
             .iter()
-            .map(|&kind| family.type_name(kind).map_or_else(|| kind.to_string(), str::to_owned))
+            .map(|&kind| {
+                family
+                    .type_name(kind)
+                    .map_or_else(|| kind.to_string(), str::to_owned)
+            })
             .collect();
         let _ = write!(text, " {}", types.join(","));
     }
     if let Some(flags) = rule.tcp_flags {
-        let _ = write!(text, " flags {:#04x}/{:#04x}", flags.set, flags.set | flags.clear);
+        let _ = write!(
+            text,
+            " flags {:#04x}/{:#04x}",
+            flags.set,
+            flags.set | flags.clear
+        );
     }
     for (word, set) in [("from", rule.from), ("to", rule.to)] {
         if let Some(set) = set {
@@ -161,13 +214,24 @@ fn matches(loaded: &Loaded, rule: &Rule) -> String {
 /// A set by the name of a group that equals it, by its only range, or by how many ranges it has.
 fn addresses(loaded: &Loaded, id: crate::rules::model::SetId) -> String {
     let set = &loaded.rule_set.sets[id.0];
-    if let Some((name, _)) = loaded.rule_set.groups.iter().find(|(_, group)| *group == set) {
+    if let Some((name, _)) = loaded
+        .rule_set
+        .groups
+        .iter()
+        .find(|(_, group)| *group == set)
+    {
         return name.clone();
     }
     match (&set.v4[..], &set.v6[..]) {
         ([], []) => "nobody".to_owned(),
-        ([(first, last)], []) => range(std::net::Ipv4Addr::from(*first).into(), std::net::Ipv4Addr::from(*last).into()),
-        ([], [(first, last)]) => range(std::net::Ipv6Addr::from(*first).into(), std::net::Ipv6Addr::from(*last).into()),
+        ([(first, last)], []) => range(
+            std::net::Ipv4Addr::from(*first).into(),
+            std::net::Ipv4Addr::from(*last).into(),
+        ),
+        ([], [(first, last)]) => range(
+            std::net::Ipv6Addr::from(*first).into(),
+            std::net::Ipv6Addr::from(*last).into(),
+        ),
         (v4, v6) => format!("{} ranges", v4.len() + v6.len()),
     }
 }
@@ -176,8 +240,12 @@ fn range(first: std::net::IpAddr, last: std::net::IpAddr) -> String {
     use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
     use std::net::IpAddr;
     let nets: Vec<IpNet> = match (first, last) {
-        (IpAddr::V4(first), IpAddr::V4(last)) => Ipv4Subnets::new(first, last, 0).map(IpNet::V4).collect(),
-        (IpAddr::V6(first), IpAddr::V6(last)) => Ipv6Subnets::new(first, last, 0).map(IpNet::V6).collect(),
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            Ipv4Subnets::new(first, last, 0).map(IpNet::V4).collect()
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            Ipv6Subnets::new(first, last, 0).map(IpNet::V6).collect()
+        }
         _ => Vec::new(),
     };
     match nets[..] {
@@ -188,8 +256,10 @@ fn range(first: std::net::IpAddr, last: std::net::IpAddr) -> String {
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    Sha256::digest(bytes)
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }

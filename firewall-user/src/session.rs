@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use firewall_common::abi::image::{Line, Selector};
 use firewall_common::decide::{Decision, classify};
-use firewall_common::parse::{Addresses, Fragment, Packet, Transport, protocol, transport::tcp_flag};
+use firewall_common::parse::{
+    Addresses, Fragment, Packet, Transport, protocol, transport::tcp_flag,
+};
 use firewall_common::tables::{HostWorld, World as _};
 
 /// Ends of a TCP connection to this host.
@@ -76,7 +78,9 @@ impl Session {
             frame_bytes: 0,
         };
         let world = HostWorld::new(image, |_, _| {});
-        let decision = world.tables().and_then(|tables| classify::decide(&packet, &tables, &world));
+        let decision = world
+            .tables()
+            .and_then(|tables| classify::decide(&packet, &tables, &world));
         !decision.is_some_and(Decision::accepts)
     }
 }
@@ -88,7 +92,13 @@ fn halves(address: u128) -> [u64; 2] {
 /// The parent of a process: the second field behind the command's closing bracket in its `stat`.
 fn parent(process: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+    let parent = stat
+        .rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()?;
     (parent > 0).then_some(parent)
 }
 

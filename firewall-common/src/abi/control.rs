@@ -8,7 +8,9 @@ use super::{SLOTS, image::SIZE_CLASSES};
 ///
 /// The number fits one byte, so that user space switches generations in a store that no reader can see half of: a packet
 /// sees wholly the old or wholly the new one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct Control {
     /// `size class * SLOTS + slot`, see [`Control::new`].
@@ -18,7 +20,10 @@ pub struct Control {
 impl Control {
     /// The generation in `slot` of the images of `class` decides.
     pub const fn new(class: u32, slot: u32) -> Self {
-        assert!(slot < SLOTS && class < SIZE_CLASSES.len() as u32, "no such image");
+        assert!(
+            slot < SLOTS && class < SIZE_CLASSES.len() as u32,
+            "no such image"
+        );
         Self {
             active: (class * SLOTS + slot) as u64,
         }

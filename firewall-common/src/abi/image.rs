@@ -21,7 +21,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const SIZE_CLASSES: [usize; 5] = [256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20];
 
 /// One cache line of an image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C, align(64))]
 pub struct Line {
     /// Eight words in the machine's own byte order: images never leave the machine that compiled them.
@@ -29,7 +31,9 @@ pub struct Line {
 }
 
 /// Four `u32`, the unit of services and rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C, align(16))]
 pub struct Record {
     /// Meaning by table: see [`Service`] and [`Row`].
@@ -127,7 +131,12 @@ impl Service {
     #[inline(always)]
     pub const fn from_record(record: &Record) -> Self {
         let [class, kind, rule, hits] = record.fields;
-        Self { class, kind, rule, hits }
+        Self {
+            class,
+            kind,
+            rule,
+            hits,
+        }
     }
 
     /// The record that stores this service.
@@ -156,7 +165,12 @@ impl Row {
     #[inline(always)]
     pub const fn from_record(record: &Record) -> Self {
         let [cells, rule, pair_cells, pair] = record.fields;
-        Self { cells, rule, pair_cells, pair }
+        Self {
+            cells,
+            rule,
+            pair_cells,
+            pair,
+        }
     }
 
     /// The record that stores this row.
@@ -177,7 +191,10 @@ impl Outcome {
 
     /// Packs an outcome; `counter` is a slot below [`super::counter::MAX_SLOTS`].
     pub const fn new(accept: bool, log: bool, counter: u32) -> Self {
-        assert!(counter < super::counter::MAX_SLOTS, "counter slot out of range");
+        assert!(
+            counter < super::counter::MAX_SLOTS,
+            "counter slot out of range"
+        );
         Self((accept as u32 * Self::ACCEPT) | (log as u32 * Self::LOG) | counter)
     }
 

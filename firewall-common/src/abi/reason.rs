@@ -135,9 +135,22 @@ mod tests {
         let drops = DropReason::ALL.iter().map(|r| (r.counter(), r.label()));
         let passes = PassReason::ALL.iter().map(|r| (r.counter(), r.label()));
         let all: std::vec::Vec<_> = drops.chain(passes).collect();
-        assert!(all.iter().all(|(slot, _)| *slot < crate::abi::counter::NAMED_BASE));
-        assert!(DropReason::ALL.iter().all(|r| r.counter() < crate::abi::counter::PASS_BASE));
-        assert_eq!(all.iter().map(|a| a.0).collect::<HashSet<_>>().len(), all.len());
-        assert_eq!(all.iter().map(|a| a.1).collect::<HashSet<_>>().len(), all.len());
+        assert!(
+            all.iter()
+                .all(|(slot, _)| *slot < crate::abi::counter::NAMED_BASE)
+        );
+        assert!(
+            DropReason::ALL
+                .iter()
+                .all(|r| r.counter() < crate::abi::counter::PASS_BASE)
+        );
+        assert_eq!(
+            all.iter().map(|a| a.0).collect::<HashSet<_>>().len(),
+            all.len()
+        );
+        assert_eq!(
+            all.iter().map(|a| a.1).collect::<HashSet<_>>().len(),
+            all.len()
+        );
     }
 }

@@ -53,7 +53,9 @@ fn direct<T: Tables>(tables: &T, root: u32, first_bits: u32) -> Option<Entry> {
     match entry.next() {
         None => Some(entry),
         Some(page) => {
-            let index = page.wrapping_mul(LINE_U32).wrapping_add(first_bits & PAGE_MASK);
+            let index = page
+                .wrapping_mul(LINE_U32)
+                .wrapping_add(first_bits & PAGE_MASK);
             tables.u32(index).map(Entry)
         }
     }

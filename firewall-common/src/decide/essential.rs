@@ -66,8 +66,9 @@ fn candidate(packet: &Packet) -> Option<(u32, PassReason)> {
     );
     let transport = &packet.transport;
     match transport.selector {
-        Some(Selector::Udp) => is_dhcp_answer(packet)
-            .then_some((essential::DHCP_CLIENT, PassReason::DhcpClient)),
+        Some(Selector::Udp) => {
+            is_dhcp_answer(packet).then_some((essential::DHCP_CLIENT, PassReason::DhcpClient))
+        }
         Some(Selector::Icmp) => (transport.value >> 8 == UNREACHABLE)
             .then_some((essential::PATH_MTU, PassReason::PathMtu)),
         Some(Selector::Icmpv6) => {

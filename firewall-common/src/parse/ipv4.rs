@@ -94,7 +94,10 @@ pub fn parse<F: Frame + ?Sized>(frame: &F, offset: u32) -> Result<Packet, DropRe
         },
     )?;
     Ok(Packet {
-        addresses: Addresses::V4 { source, destination },
+        addresses: Addresses::V4 {
+            source,
+            destination,
+        },
         hop_limit: header.time_to_live,
         fragment,
         transport,

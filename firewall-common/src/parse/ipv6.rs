@@ -77,7 +77,10 @@ pub fn parse<F: Frame + ?Sized>(frame: &F, offset: u32) -> Result<Packet, DropRe
         },
     )?;
     Ok(Packet {
-        addresses: Addresses::V6 { source, destination },
+        addresses: Addresses::V6 {
+            source,
+            destination,
+        },
         hop_limit: header.hop_limit,
         fragment: chain.fragment,
         transport,
@@ -92,7 +95,7 @@ struct Chain {
     fragment_header: bool,
 }
 
-/// Follows the extension headers from `start`. 
+/// Follows the extension headers from `start`.
 #[inline(always)]
 fn walk<F: Frame + ?Sized>(
     frame: &F,

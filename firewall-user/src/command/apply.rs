@@ -30,7 +30,8 @@ pub(crate) fn run(file: &Path, names: &[String], mode: ModeChoice, output: &Outp
     let loaded = rules::load(file).or_else(|report| {
         match output.format {
             Format::Text => output.aside(report.render(output::colour(), output::width()))?,
-            Format::Json => output.json(&serde_json::json!({ "file": file, "ok": false, "diagnostics": report }))?,
+            Format::Json => output
+                .json(&serde_json::json!({ "file": file, "ok": false, "diagnostics": report }))?,
         }
         Err(anyhow::Error::from(Refused))
     })?;
@@ -38,14 +39,21 @@ pub(crate) fn run(file: &Path, names: &[String], mode: ModeChoice, output: &Outp
     let _turn = lock::exclusive()?;
     pins::ensure_bpffs()?;
     // All must be there before the first is touched.
-    let interfaces = names.iter().map(|name| interface(name)).collect::<Result<Vec<_>>>()?;
+    let interfaces = names
+        .iter()
+        .map(|name| interface(name))
+        .collect::<Result<Vec<_>>>()?;
     let mut applied = Vec::new();
     for (index, interface) in interfaces.iter().enumerate() {
         let one = apply(file, &loaded, interface, mode, index == 0, output).with_context(|| {
             let done: Vec<&str> = names[..index].iter().map(String::as_str).collect();
             match done[..] {
                 [] => format!("{} is as it was", interface.name),
-                _ => format!("{} is as it was; {} has the new policy already", interface.name, done.join(", ")),
+                _ => format!(
+                    "{} is as it was; {} has the new policy already",
+                    interface.name,
+                    done.join(", ")
+                ),
             }
         })?;
         output.text(describe(&one))?;
@@ -73,7 +81,8 @@ fn apply(
             output.aside(warning.render(output::colour(), output::width()))?;
         }
     }
-    if let Some(session) = Session::current().filter(|session| session.is_shut_out(&prepared.image)) {
+    if let Some(session) = Session::current().filter(|session| session.is_shut_out(&prepared.image))
+    {
         output.aside(format_args!(
             "warning: these rules shut out the SSH session in which you type: nothing accepts tcp from {} to port {}",
             session.client.0, session.server.1,
@@ -93,9 +102,15 @@ fn apply(
         }
         Found::Stale => {
             remove_stale(&interface.name)?;
-            (Guard::attach(interface, mode, prepared.image, &description)?, true)
+            (
+                Guard::attach(interface, mode, prepared.image, &description)?,
+                true,
+            )
         }
-        Found::Nothing => (Guard::attach(interface, mode, prepared.image, &description)?, true),
+        Found::Nothing => (
+            Guard::attach(interface, mode, prepared.image, &description)?,
+            true,
+        ),
     };
     Ok(Applied {
         interface: interface.name.clone(),
@@ -110,7 +125,8 @@ fn apply(
 fn refuse_other_mode(guard: &Guard, interface: &Interface, mode: ModeChoice) -> Result<()> {
     let name = &interface.name;
     match (mode, guard.mode) {
-        (ModeChoice::Native, Mode::Generic | Mode::Offloaded) | (ModeChoice::Generic, Mode::Native | Mode::Offloaded) => {
+        (ModeChoice::Native, Mode::Generic | Mode::Offloaded)
+        | (ModeChoice::Generic, Mode::Native | Mode::Offloaded) => {
             bail!(
                 "{name} is guarded in {} mode; to change that, `firewall detach -i {name}` first, which opens the \
                  interface until the next apply",
@@ -130,7 +146,9 @@ fn describe(applied: &Applied) -> String {
         ..
     } = applied;
     if !applied.changed {
-        return format!("{interface}: nothing to do, generation {generation} has these rules already");
+        return format!(
+            "{interface}: nothing to do, generation {generation} has these rules already"
+        );
     }
     format!(
         "{interface}: guarded in {} mode, generation {generation}, {rules} rules, {} of tables",

@@ -35,7 +35,10 @@ fn check(file: &Path, output: &Output) -> Result<(Option<String>, Value)> {
             if output.format == output::Format::Text {
                 output.aside(report.render(output::colour(), output::width()))?;
             }
-            return Ok((None, json!({ "file": file, "ok": false, "diagnostics": report })));
+            return Ok((
+                None,
+                json!({ "file": file, "ok": false, "diagnostics": report }),
+            ));
         }
     };
     let prepared = match policy::prepare(&loaded, None) {
@@ -44,7 +47,10 @@ fn check(file: &Path, output: &Output) -> Result<(Option<String>, Value)> {
             if output.format == output::Format::Text {
                 output.aside(format_args!("error: {}: {error:#}", file.display()))?;
             }
-            return Ok((None, json!({ "file": file, "ok": false, "diagnostics": [], "error": format!("{error:#}") })));
+            return Ok((
+                None,
+                json!({ "file": file, "ok": false, "diagnostics": [], "error": format!("{error:#}") }),
+            ));
         }
     };
     let warnings: Vec<&Diagnostic> = loaded.warnings.iter().chain(&prepared.warnings).collect();

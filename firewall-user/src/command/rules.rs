@@ -25,9 +25,20 @@ pub(crate) fn run(names: &[String], output: &Output) -> Result<()> {
                 rule.comment.clone().unwrap_or_default(),
             ]
         });
-        let default = if policy.default_accepts { "accept" } else { "drop" };
-        output.text(format_args!("{name}: generation {}, {}", guard.description.generation, guard.description.file))?;
-        output.text(table(&["RULE", "ACTION", "MATCHES", "PACKETS", "BYTES", "COMMENT"], &[3, 4], rows))?;
+        let default = if policy.default_accepts {
+            "accept"
+        } else {
+            "drop"
+        };
+        output.text(format_args!(
+            "{name}: generation {}, {}",
+            guard.description.generation, guard.description.file
+        ))?;
+        output.text(table(
+            &["RULE", "ACTION", "MATCHES", "PACKETS", "BYTES", "COMMENT"],
+            &[3, 4],
+            rows,
+        ))?;
         output.text(format_args!("what no rule matches: {default}\n"))?;
         let rules: Vec<_> = policy
             .rules

@@ -83,7 +83,9 @@ pub(crate) fn run(names: &[String], watch: bool, output: &Output) -> Result<()> 
             write!(io::stdout(), "\x1b[H\x1b[2J")?;
         }
         for (index, (at, stats)) in now.iter().enumerate() {
-            let since = before.get(index).map(|(then, stats)| (at.duration_since(*then), stats));
+            let since = before
+                .get(index)
+                .map(|(then, stats)| (at.duration_since(*then), stats));
             show(stats, since, output)?;
             if watch || names.len() == 1 {
                 output.json(stats)?;
@@ -114,14 +116,27 @@ fn read(name: &str, guard: &Guard) -> Result<Stats> {
             accepts: rule.action == "accept",
         })
         .collect();
-    let drops = read(DropReason::ALL.iter().map(|reason| reason.counter()).collect())?;
-    let passes = read(PassReason::ALL.iter().map(|reason| reason.counter()).collect())?;
+    let drops = read(
+        DropReason::ALL
+            .iter()
+            .map(|reason| reason.counter())
+            .collect(),
+    )?;
+    let passes = read(
+        PassReason::ALL
+            .iter()
+            .map(|reason| reason.counter())
+            .collect(),
+    )?;
     let ports = policy
         .ports
         .iter()
-        .zip(read(policy.ports.iter().map(|&(_, _, slot)| slot).collect())?)
+        .zip(read(
+            policy.ports.iter().map(|&(_, _, slot)| slot).collect(),
+        )?)
         .map(|(&(protocol, port, _), Counter { packets, bytes })| Port {
-            protocol: names::protocol_name(protocol).map_or_else(|| protocol.to_string(), str::to_owned),
+            protocol: names::protocol_name(protocol)
+                .map_or_else(|| protocol.to_string(), str::to_owned),
             port,
             packets,
             bytes,
@@ -129,10 +144,13 @@ fn read(name: &str, guard: &Guard) -> Result<Stats> {
         .collect();
 
     let by_rules = |accepts: bool| {
-        rules.iter().filter(|rule| rule.accepts == accepts).fold(Sum::default(), |sum, rule| Sum {
-            packets: sum.packets + rule.packets,
-            bytes: sum.bytes + rule.bytes,
-        })
+        rules
+            .iter()
+            .filter(|rule| rule.accepts == accepts)
+            .fold(Sum::default(), |sum, rule| Sum {
+                packets: sum.packets + rule.packets,
+                bytes: sum.bytes + rule.bytes,
+            })
     };
     let dropped_by_rules = by_rules(false);
     let reasons: Vec<Reason> = DropReason::ALL
@@ -190,42 +208,104 @@ fn show(stats: &Stats, since: Option<(Duration, &Stats)>, output: &Output) -> Re
         "{}: {} mode, generation {}\n",
         stats.interface, stats.mode, stats.generation
     ))?;
-    let heading = ["", "PACKETS", "BYTES", if since.is_some() { "PACKETS/S" } else { "" }];
+    let heading = [
+        "",
+        "PACKETS",
+        "BYTES",
+        if since.is_some() { "PACKETS/S" } else { "" },
+    ];
     let row = |name: String, now: Sum, then: Option<Sum>| {
         let rate = since.zip(then).map(|((elapsed, _), then)| {
             let packets = now.packets.saturating_sub(then.packets) as f64;
             output::count((packets / elapsed.as_secs_f64()).round() as u64)
         });
-        vec![name, output::count(now.packets), output::bytes(now.bytes), rate.unwrap_or_default()]
+        vec![
+            name,
+            output::count(now.packets),
+            output::bytes(now.bytes),
+            rate.unwrap_or_default(),
+        ]
     };
     let old = since.map(|(_, stats)| stats);
     let mut rows = vec![
-        row("accepted".into(), stats.totals.accepted, old.map(|old| old.totals.accepted)),
-        row("dropped".into(), stats.totals.dropped, old.map(|old| old.totals.dropped)),
+        row(
+            "accepted".into(),
+            stats.totals.accepted,
+            old.map(|old| old.totals.accepted),
+        ),
+        row(
+            "dropped".into(),
+            stats.totals.dropped,
+            old.map(|old| old.totals.dropped),
+        ),
     ];
     let mut section = |title: &str, entries: Vec<(String, Sum, Option<Sum>)>| {
         if !entries.is_empty() {
             rows.push(vec![String::new()]);
             rows.push(vec![title.to_owned()]);
-            rows.extend(entries.into_iter().map(|(name, now, then)| row(format!("  {name}"), now, then)));
+            rows.extend(
+                entries
+                    .into_iter()
+                    .map(|(name, now, then)| row(format!("  {name}"), now, then)),
+            );
         }
     };
-    section("by rule", stats.rules.iter().map(|rule| {
-        let then = old.and_then(|old| old.rules.iter().find(|then| then.name == rule.name));
-        (rule.name.clone(), sum(rule.packets, rule.bytes), then.map(|then| sum(then.packets, then.bytes)))
-    }).collect());
+    section(
+        "by rule",
+        stats
+            .rules
+            .iter()
+            .map(|rule| {
+                let then = old.and_then(|old| old.rules.iter().find(|then| then.name == rule.name));
+                (
+                    rule.name.clone(),
+                    sum(rule.packets, rule.bytes),
+                    then.map(|then| sum(then.packets, then.bytes)),
+                )
+            })
+            .collect(),
+    );
     let reasons = |now: &[Reason], old: Option<&[Reason]>| {
-        now.iter().enumerate().filter(|(_, reason)| reason.packets > 0).map(|(index, reason)| {
-            let then = old.map(|old| sum(old[index].packets, old[index].bytes));
-            (reason.reason.to_owned(), sum(reason.packets, reason.bytes), then)
-        }).collect()
+        now.iter()
+            .enumerate()
+            .filter(|(_, reason)| reason.packets > 0)
+            .map(|(index, reason)| {
+                let then = old.map(|old| sum(old[index].packets, old[index].bytes));
+                (
+                    reason.reason.to_owned(),
+                    sum(reason.packets, reason.bytes),
+                    then,
+                )
+            })
+            .collect()
     };
-    section("dropped, by reason", reasons(&stats.reasons, old.map(|old| &old.reasons[..])));
-    section("passed without a rule", reasons(&stats.passes, old.map(|old| &old.passes[..])));
-    section("by port", stats.ports.iter().map(|port| {
-        let then = old.and_then(|old| old.ports.iter().find(|then| (then.port, &then.protocol) == (port.port, &port.protocol)));
-        (format!("{} {}", port.protocol, port.port), sum(port.packets, port.bytes), then.map(|then| sum(then.packets, then.bytes)))
-    }).collect());
+    section(
+        "dropped, by reason",
+        reasons(&stats.reasons, old.map(|old| &old.reasons[..])),
+    );
+    section(
+        "passed without a rule",
+        reasons(&stats.passes, old.map(|old| &old.passes[..])),
+    );
+    section(
+        "by port",
+        stats
+            .ports
+            .iter()
+            .map(|port| {
+                let then = old.and_then(|old| {
+                    old.ports
+                        .iter()
+                        .find(|then| (then.port, &then.protocol) == (port.port, &port.protocol))
+                });
+                (
+                    format!("{} {}", port.protocol, port.port),
+                    sum(port.packets, port.bytes),
+                    then.map(|then| sum(then.packets, then.bytes)),
+                )
+            })
+            .collect(),
+    );
     output.text(table(&heading, &[1, 2, 3], rows))?;
     output.text("")
 }

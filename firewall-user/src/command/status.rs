@@ -33,7 +33,11 @@ pub(crate) fn run(names: &[String], output: &Output) -> Result<()> {
     let _look = lock::shared()?;
     let pinned = pins::interfaces()?;
     let interfaces = interface::all()?;
-    let names: Vec<String> = if names.is_empty() { pinned.clone() } else { names.to_vec() };
+    let names: Vec<String> = if names.is_empty() {
+        pinned.clone()
+    } else {
+        names.to_vec()
+    };
     let mut all = Vec::new();
     for name in &names {
         let status = match interfaces.iter().find(|interface| interface.name == *name) {
@@ -73,7 +77,9 @@ fn status(interface: &Interface) -> Result<Status> {
         Found::Stale => empty(&interface.name, "stale"),
         Found::Guard(guard) => {
             let description = guard.description;
-            let now = std::fs::read(&description.file).ok().map(|bytes| crate::policy::sha256(&bytes));
+            let now = std::fs::read(&description.file)
+                .ok()
+                .map(|bytes| crate::policy::sha256(&bytes));
             Status {
                 mode: Some(guard.mode.as_str()),
                 program_id: Some(guard.program_id),

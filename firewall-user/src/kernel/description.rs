@@ -84,7 +84,8 @@ impl Description {
             }
             _ => {}
         }
-        map.pin(path).with_context(|| format!("pinning {}", path.display()))
+        map.pin(path)
+            .with_context(|| format!("pinning {}", path.display()))
     }
 
     /// Reads the description pinned at `path`.
@@ -93,7 +94,8 @@ impl Description {
     ///
     /// It is not there, or not a description.
     pub fn read(path: &Path) -> Result<Self> {
-        let data = MapData::from_pin(path).with_context(|| format!("opening {}", path.display()))?;
+        let data =
+            MapData::from_pin(path).with_context(|| format!("opening {}", path.display()))?;
         let map: Array<MapData, [u8; CHUNK]> = Array::try_from(Map::Array(data))?;
         let mut bytes = Vec::new();
         for chunk in map.iter() {

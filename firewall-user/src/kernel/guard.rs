@@ -73,7 +73,9 @@ impl Guard {
         if !exists(&pins.link())? {
             return Ok(Found::Nothing);
         }
-        let link: FdLink = PinnedLink::from_pin(pins.link()).context("opening the pinned link")?.into();
+        let link: FdLink = PinnedLink::from_pin(pins.link())
+            .context("opening the pinned link")?
+            .into();
         let program_id = link.info().context("asking for the link")?.program_id();
         let Some(&(mode, _)) = interface.xdp.iter().find(|(_, id)| *id == program_id) else {
             return Ok(Found::Stale);
@@ -116,7 +118,10 @@ impl Guard {
         match super::interface::find(&interface.name)?.map(|interface| Self::find(&interface)) {
             Some(Ok(Found::Guard(guard))) => Ok(guard),
             Some(Err(error)) => Err(error),
-            _ => bail!("{} disappeared while the firewall was attached to it", interface.name),
+            _ => bail!(
+                "{} disappeared while the firewall was attached to it",
+                interface.name
+            ),
         }
     }
 
@@ -136,11 +141,18 @@ impl Guard {
         instance.install(place, image)?;
         instance.activate(place)?;
         for name in MAP_IMAGES.iter().chain(&[MAP_CONTROL, MAP_COUNTERS]) {
-            let map = instance.ebpf().map(name).with_context(|| format!("no map {name}"))?;
-            map.pin(pins.map(name)).with_context(|| format!("pinning {name}"))?;
+            let map = instance
+                .ebpf()
+                .map(name)
+                .with_context(|| format!("no map {name}"))?;
+            map.pin(pins.map(name))
+                .with_context(|| format!("pinning {name}"))?;
         }
         description.pin(&pins.policy(place))?;
-        instance.program().pin(pins.program()).context("pinning the program")?;
+        instance
+            .program()
+            .pin(pins.program())
+            .context("pinning the program")?;
 
         let link = attach_program(&mut instance, interface, mode)?;
         // From here the interface is guarded; from the next line also if this process ends.
@@ -164,11 +176,14 @@ impl Guard {
         let place = Place { class, slot };
         self.clear_new_counters(&description)?;
         let mut images = Map::ArrayOfMaps(self.open(image::map_name(place))?);
-        image::install(&mut images, place, image).context("the kernel did not take the policy's tables")?;
+        image::install(&mut images, place, image)
+            .context("the kernel did not take the policy's tables")?;
         description.pin(&self.pins.policy(place))?;
 
         let mut control = control(&self.pins)?;
-        control.set(0, Record(Control::new(place.class, place.slot)), 0).context("switching generations")?;
+        control
+            .set(0, Record(Control::new(place.class, place.slot)), 0)
+            .context("switching generations")?;
         let before = std::mem::replace(&mut self.place, place);
         self.description = description;
         if before.class != place.class {
@@ -194,7 +209,9 @@ impl Guard {
     pub fn counters(&self, slots: impl Iterator<Item = u32>) -> Result<Vec<Counter>> {
         let map: PerCpuArray<MapData, Record<Counter>> =
             PerCpuArray::try_from(Map::PerCpuArray(self.open(MAP_COUNTERS)?))?;
-        slots.map(|slot| super::instance::total(&map, slot)).collect()
+        slots
+            .map(|slot| super::instance::total(&map, slot))
+            .collect()
     }
 
     /// Slots that are new in `next` may have counted something else before.
@@ -225,7 +242,8 @@ impl Guard {
     fn free(&self, place: Place) -> Result<()> {
         // aya has no removal for arrays of maps; the system call is that of a hash map of u32 to u32.
         let data = self.open(image::map_name(place))?;
-        let mut images: aya::maps::HashMap<MapData, u32, u32> = aya::maps::HashMap::try_from(Map::HashMap(data))?;
+        let mut images: aya::maps::HashMap<MapData, u32, u32> =
+            aya::maps::HashMap::try_from(Map::HashMap(data))?;
         for slot in 0..SLOTS {
             match images.remove(&slot) {
                 Ok(()) | Err(aya::maps::MapError::KeyNotFound) => {}
@@ -245,7 +263,8 @@ impl Guard {
     }
 
     fn open(&self, name: &str) -> Result<MapData> {
-        MapData::from_pin(self.pins.map(name)).with_context(|| format!("opening the pinned map {name}"))
+        MapData::from_pin(self.pins.map(name))
+            .with_context(|| format!("opening the pinned map {name}"))
     }
 }
 
@@ -259,18 +278,24 @@ pub fn remove_stale(name: &str) -> Result<()> {
 }
 
 fn control(pins: &Pins) -> Result<Array<MapData, Record<Control>>> {
-    let data = MapData::from_pin(pins.map(MAP_CONTROL)).context("opening the pinned control map")?;
+    let data =
+        MapData::from_pin(pins.map(MAP_CONTROL)).context("opening the pinned control map")?;
     Ok(Array::try_from(Map::Array(data))?)
 }
 
 /// What an interface must be before anything is touched.
 fn check(interface: &Interface) -> Result<()> {
     if interface.is_loopback {
-        bail!("{} is the loopback interface: what it carries never was on a network", interface.name);
+        bail!(
+            "{} is the loopback interface: what it carries never was on a network",
+            interface.name
+        );
     }
     let kernel = KernelVersion::current().context("asking for the kernel's version")?;
     if kernel < OLDEST_KERNEL {
-        bail!("this kernel is too old: Linux 5.18 or later is needed, for XDP on frames in several buffers");
+        bail!(
+            "this kernel is too old: Linux 5.18 or later is needed, for XDP on frames in several buffers"
+        );
     }
     if let Some((mode, id)) = interface.xdp.first() {
         bail!(
@@ -283,7 +308,11 @@ fn check(interface: &Interface) -> Result<()> {
     Ok(())
 }
 
-fn attach_program(instance: &mut Instance, interface: &Interface, mode: ModeChoice) -> Result<FdLink> {
+fn attach_program(
+    instance: &mut Instance,
+    interface: &Interface,
+    mode: ModeChoice,
+) -> Result<FdLink> {
     let program = instance.program();
     let attempts: &[XdpMode] = match mode {
         ModeChoice::Auto => &[XdpMode::Driver, XdpMode::Skb],
@@ -305,16 +334,27 @@ fn attach_program(instance: &mut Instance, interface: &Interface, mode: ModeChoi
         (ProgramError::SyscallError(call), _) if call.io_error.raw_os_error() == Some(16) => {
             "somebody else has just attached an XDP program"
         }
-        (_, ModeChoice::Native) => "the driver does not take it in native mode; `--mode generic` works with any driver",
+        (_, ModeChoice::Native) => {
+            "the driver does not take it in native mode; `--mode generic` works with any driver"
+        }
         _ => "the kernel refused it",
     };
-    Err(error).with_context(|| format!("the firewall cannot be attached to {}: {why}", interface.name))
+    Err(error).with_context(|| {
+        format!(
+            "the firewall cannot be attached to {}: {why}",
+            interface.name
+        )
+    })
 }
 
 /// Slots that a description names.
 fn slots(description: &Description) -> impl Iterator<Item = u32> {
     let policy = &description.policy;
-    policy.rules.iter().map(|rule| rule.slot).chain(policy.ports.iter().map(|&(_, _, slot)| slot))
+    policy
+        .rules
+        .iter()
+        .map(|rule| rule.slot)
+        .chain(policy.ports.iter().map(|&(_, _, slot)| slot))
 }
 
 fn highest_slot(description: &Description) -> u32 {
@@ -322,5 +362,6 @@ fn highest_slot(description: &Description) -> u32 {
 }
 
 fn exists(path: &std::path::Path) -> Result<bool> {
-    path.try_exists().with_context(|| format!("looking for {}", path.display()))
+    path.try_exists()
+        .with_context(|| format!("looking for {}", path.display()))
 }

@@ -1,7 +1,7 @@
 //! A policy image on its way into the map of its size class.
 
-use aya::maps::{Array, ArrayOfMaps, Map, MapData, MapError};
 use aya::Pod;
+use aya::maps::{Array, ArrayOfMaps, Map, MapData, MapError};
 use firewall_common::abi::{
     MAP_IMAGES,
     image::{Line, SIZE_CLASSES},
@@ -9,7 +9,9 @@ use firewall_common::abi::{
 use zerocopy::{FromBytes, Immutable, IntoBytes as _, KnownLayout};
 
 /// Where a generation lies: which size class, and which slot of that class's array of maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct Place {
     /// Index into [`SIZE_CLASSES`].
     pub class: u32,
@@ -48,12 +50,18 @@ const fn lines(class: usize) -> usize {
     SIZE_CLASSES[class] / size_of::<Line>()
 }
 
-fn set<const LINES: usize>(images: &mut Map, slot: u32, mut image: Vec<Line>) -> Result<(), MapError> {
+fn set<const LINES: usize>(
+    images: &mut Map,
+    slot: u32,
+    mut image: Vec<Line>,
+) -> Result<(), MapError> {
     image.resize(LINES, Line::default());
-    let value = Value::<LINES>::ref_from_bytes(image.as_bytes()).expect("as many lines as the value has");
+    let value =
+        Value::<LINES>::ref_from_bytes(image.as_bytes()).expect("as many lines as the value has");
     let mut inner: Array<MapData, Value<LINES>> = Array::create(1, 0)?;
     inner.set(0, value, 0)?;
-    let mut images: ArrayOfMaps<&mut MapData, Array<MapData, Value<LINES>>> = ArrayOfMaps::try_from(images)?;
+    let mut images: ArrayOfMaps<&mut MapData, Array<MapData, Value<LINES>>> =
+        ArrayOfMaps::try_from(images)?;
     images.set(slot, &inner, 0)
 }
 
@@ -62,6 +70,9 @@ fn set<const LINES: usize>(images: &mut Map, slot: u32, mut image: Vec<Line>) ->
 #[repr(C)]
 struct Value<const LINES: usize>([Line; LINES]);
 
-#[expect(unsafe_code, reason = "aya asks for this marker on what it copies into maps")]
+#[expect(
+    unsafe_code,
+    reason = "aya asks for this marker on what it copies into maps"
+)]
 // SAFETY: lines are plain integers without padding, so that any bytes are a valid value.
 unsafe impl<const LINES: usize> Pod for Value<LINES> {}

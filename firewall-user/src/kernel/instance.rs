@@ -36,8 +36,13 @@ impl Instance {
             .verifier_log_level(VerifierLogLevel::STATS)
             .load(OBJECT)
             .context("the kernel did not take the firewall's maps")?;
-        let program: &mut Xdp = ebpf.program_mut(PROGRAM_INGRESS).context("no program in the object")?.try_into()?;
-        program.load().context("the kernel did not take the firewall's program")?;
+        let program: &mut Xdp = ebpf
+            .program_mut(PROGRAM_INGRESS)
+            .context("no program in the object")?
+            .try_into()?;
+        program
+            .load()
+            .context("the kernel did not take the firewall's program")?;
         Ok(Self { ebpf })
     }
 
@@ -47,7 +52,10 @@ impl Instance {
     ///
     /// What the kernel says.
     pub fn install(&mut self, place: Place, image: Vec<Line>) -> Result<()> {
-        let images = self.ebpf.map_mut(image::map_name(place)).context("no map for images of this size")?;
+        let images = self
+            .ebpf
+            .map_mut(image::map_name(place))
+            .context("no map for images of this size")?;
         image::install(images, place, image).context("the kernel did not take the policy's tables")
     }
 
@@ -57,7 +65,10 @@ impl Instance {
     ///
     /// What the kernel says.
     pub fn activate(&mut self, place: Place) -> Result<()> {
-        let map = self.ebpf.map_mut(MAP_CONTROL).context("no control map in the object")?;
+        let map = self
+            .ebpf
+            .map_mut(MAP_CONTROL)
+            .context("no control map in the object")?;
         let mut control: Array<&mut MapData, Record<Control>> = Array::try_from(map)?;
         Ok(control.set(0, Record(Control::new(place.class, place.slot)), 0)?)
     }
@@ -68,8 +79,13 @@ impl Instance {
     ///
     /// Never: [`Self::load`] has found it.
     pub fn program(&mut self) -> &mut Xdp {
-        let program = self.ebpf.program_mut(PROGRAM_INGRESS).expect("load found it");
-        program.try_into().expect("load found it to be an XDP program")
+        let program = self
+            .ebpf
+            .program_mut(PROGRAM_INGRESS)
+            .expect("load found it");
+        program
+            .try_into()
+            .expect("load found it to be an XDP program")
     }
 
     /// The maps and programs as aya has them.
@@ -83,9 +99,14 @@ impl Instance {
     ///
     /// What the kernel says.
     pub fn counters(&self) -> Result<Vec<Counter>> {
-        let map = self.ebpf.map(MAP_COUNTERS).context("no counters in the object")?;
+        let map = self
+            .ebpf
+            .map(MAP_COUNTERS)
+            .context("no counters in the object")?;
         let counters = PerCpuArray::try_from(map)?;
-        (0..counters.len()).map(|slot| total(&counters, slot)).collect()
+        (0..counters.len())
+            .map(|slot| total(&counters, slot))
+            .collect()
     }
 }
 
@@ -99,8 +120,10 @@ pub(super) fn total<T: std::borrow::Borrow<MapData>>(
     slot: u32,
 ) -> Result<Counter> {
     let values = counters.get(&slot, 0)?;
-    Ok(values.iter().fold(Counter::default(), |sum, Record(one)| Counter {
-        packets: sum.packets.wrapping_add(one.packets),
-        bytes: sum.bytes.wrapping_add(one.bytes),
-    }))
+    Ok(values
+        .iter()
+        .fold(Counter::default(), |sum, Record(one)| Counter {
+            packets: sum.packets.wrapping_add(one.packets),
+            bytes: sum.bytes.wrapping_add(one.bytes),
+        }))
 }

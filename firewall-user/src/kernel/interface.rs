@@ -67,7 +67,8 @@ fn query(keep: impl Fn(&Interface) -> bool) -> Result<Vec<Interface>> {
         .build()
         .context("starting a runtime")?;
     runtime.block_on(async {
-        let (connection, handle, _) = rtnetlink::new_connection().context("opening a netlink socket")?;
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("opening a netlink socket")?;
         let connection = tokio::spawn(connection);
         let links = handle.link().get().execute();
         let found = links

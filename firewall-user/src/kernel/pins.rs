@@ -59,7 +59,8 @@ impl Pins {
 
     /// The pinned description of the image in `place`.
     pub fn policy(&self, place: Place) -> PathBuf {
-        self.folder().join(format!("policy-{}-{}", place.class, place.slot))
+        self.folder()
+            .join(format!("policy-{}-{}", place.class, place.slot))
     }
 
     /// Makes the folder.

@@ -13,6 +13,9 @@ pub(super) trait Abi: Copy + 'static + zerocopy::IntoBytes + zerocopy::FromBytes
 impl Abi for Control {}
 impl Abi for Counter {}
 
-#[expect(unsafe_code, reason = "aya asks for this marker on what it copies into maps")]
+#[expect(
+    unsafe_code,
+    reason = "aya asks for this marker on what it copies into maps"
+)]
 // SAFETY: `Abi` types have no padding and any bytes are a valid value.
 unsafe impl<T: Abi> Pod for Record<T> {}

@@ -60,9 +60,7 @@ pub struct Compiled {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum CompileError {
     /// The image is larger than the largest size class.
-    #[error(
-        "the rules need {needed} MiB of tables, at most {limit} MiB can be loaded: {largest}"
-    )]
+    #[error("the rules need {needed} MiB of tables, at most {limit} MiB can be loaded: {largest}")]
     TooLarge {
         /// Size of the image in MiB, rounded up.
         needed: usize,
@@ -81,7 +79,9 @@ pub enum CompileError {
         limit: usize,
     },
     /// More rules and ports are counted than there are counters.
-    #[error("{needed} rules and named ports need counters of their own, there can be {limit}; name fewer single ports")]
+    #[error(
+        "{needed} rules and named ports need counters of their own, there can be {limit}; name fewer single ports"
+    )]
     TooManyCounters {
         /// Counters needed.
         needed: usize,
@@ -89,7 +89,9 @@ pub enum CompileError {
         limit: u32,
     },
     /// More different TCP flag conditions than can be told apart.
-    #[error("rules name {needed} different combinations of tcp-flags, at most {limit} can be told apart")]
+    #[error(
+        "rules name {needed} different combinations of tcp-flags, at most {limit} can be told apart"
+    )]
     TooManyFlags {
         /// Conditions in the file.
         needed: usize,
@@ -130,16 +132,28 @@ pub fn compile(
     let mut set = |field: u32, value: u32| top[field as usize] = value;
     set(header::ESSENTIALS, essential_bits(&rule_set.essentials));
     set(header::RULE_COUNT, default);
-    set(header::RULES, layout.u32s(&outcomes(&rules, rule_set, direction, &slots)));
+    set(
+        header::RULES,
+        layout.u32s(&outcomes(&rules, rule_set, direction, &slots)),
+    );
     set(
         header::SERVICES,
-        layout.records(&services.services.iter().map(|s| s.to_record()).collect::<Vec<_>>()),
+        layout.records(
+            &services
+                .services
+                .iter()
+                .map(|s| s.to_record())
+                .collect::<Vec<_>>(),
+        ),
     );
     set(header::PROTOCOLS, layout.u32s(&services.protocols));
-    set(header::FLAGS_CLASSES, match &services.flags_classes {
-        Some(classes) => layout.u16s(classes),
-        None => 0,
-    });
+    set(
+        header::FLAGS_CLASSES,
+        match &services.flags_classes {
+            Some(classes) => layout.u16s(classes),
+            None => 0,
+        },
+    );
     for (selector, table) in services.selectors.iter().enumerate() {
         let at = header::SELECTORS + 2 * selector as u32;
         set(at, table.pages(&mut layout));
@@ -147,14 +161,20 @@ pub fn compile(
     }
     let records: Vec<Record> = rows.iter().map(|row: &Row| row.to_record()).collect();
     set(header::ROWS, layout.records(&records));
-    set(header::CELLS, layout.u64s(&cells.finish(services.classes.max(addresses.columns()))));
+    set(
+        header::CELLS,
+        layout.u64s(&cells.finish(services.classes.max(addresses.columns()))),
+    );
     for (index, root) in addresses.tables(&mut layout).into_iter().enumerate() {
         set(header::ADDRESS_ROOTS + index as u32, root);
     }
     layout.set_header(&top);
 
     let image = layout.finish();
-    let (needed, limit) = (image.len() * size_of::<Line>(), SIZE_CLASSES[SIZE_CLASSES.len() - 1]);
+    let (needed, limit) = (
+        image.len() * size_of::<Line>(),
+        SIZE_CLASSES[SIZE_CLASSES.len() - 1],
+    );
     if needed > limit {
         return Err(CompileError::TooLarge {
             needed: needed.div_ceil(1 << 20),
@@ -203,14 +223,18 @@ fn assign(
     let used: BTreeSet<u32> = taken.used().collect();
     let mut free = (NAMED_BASE..MAX_SLOTS).filter(|slot| !used.contains(slot));
     let mut slot = |old: Option<&u32>| {
-        old.copied().or_else(|| free.next()).ok_or(CompileError::TooManyCounters {
-            needed: rules.len() + named.len(),
-            limit: MAX_SLOTS - NAMED_BASE,
-        })
+        old.copied()
+            .or_else(|| free.next())
+            .ok_or(CompileError::TooManyCounters {
+                needed: rules.len() + named.len(),
+                limit: MAX_SLOTS - NAMED_BASE,
+            })
     };
     let mut slots = Slots::default();
     for rule in rules {
-        slots.rules.insert(rule.name.clone(), slot(taken.rules.get(&rule.name))?);
+        slots
+            .rules
+            .insert(rule.name.clone(), slot(taken.rules.get(&rule.name))?);
     }
     for &port in named {
         slots.ports.insert(port, slot(taken.ports.get(&port))?);
@@ -277,7 +301,10 @@ impl Shadows {
             .filter(|rule| !reached.contains(rule))
             .map(|rule| {
                 let winners = self.losses.get(&rule).into_iter().flatten();
-                (order[rule as usize], winners.map(|&w| order[w as usize]).collect())
+                (
+                    order[rule as usize],
+                    winners.map(|&w| order[w as usize]).collect(),
+                )
             })
             .collect()
     }

@@ -19,8 +19,14 @@ pub fn first_match(rule_set: &RuleSet, direction: Direction, packet: &Packet) ->
 pub fn matches(rule_set: &RuleSet, rule: &Rule, packet: &Packet) -> bool {
     let set = |id: Option<super::model::SetId>| id.map(|id| &rule_set.sets[id.0]);
     let (source, destination) = match packet.addresses {
-        Addresses::V4 { source, destination } => (Address::V4(source), Address::V4(destination)),
-        Addresses::V6 { source, destination } => (Address::v6(source), Address::v6(destination)),
+        Addresses::V4 {
+            source,
+            destination,
+        } => (Address::V4(source), Address::V4(destination)),
+        Addresses::V6 {
+            source,
+            destination,
+        } => (Address::v6(source), Address::v6(destination)),
     };
     set(rule.from).is_none_or(|set| source.is_in(set))
         && set(rule.to).is_none_or(|set| destination.is_in(set))
@@ -33,8 +39,12 @@ fn matches_service(rule: &Rule, transport: &Transport) -> bool {
         Protocol::Number(number) => number == transport.protocol,
     };
     let ports = rule.ports.as_ref().is_none_or(|ranges| {
-        matches!(transport.selector, Some(Selector::Tcp | Selector::Udp | Selector::Sctp))
-            && ranges.iter().any(|&(low, high)| (low..=high).contains(&transport.value))
+        matches!(
+            transport.selector,
+            Some(Selector::Tcp | Selector::Udp | Selector::Sctp)
+        ) && ranges
+            .iter()
+            .any(|&(low, high)| (low..=high).contains(&transport.value))
     });
     let types = rule.icmp_types.as_ref().is_none_or(|types| {
         matches!(transport.selector, Some(Selector::Icmp | Selector::Icmpv6))
@@ -59,8 +69,14 @@ impl Address {
 
     fn is_in(self, set: &AddressSet) -> bool {
         match self {
-            Self::V4(address) => set.v4.iter().any(|&(first, last)| (first..=last).contains(&address)),
-            Self::V6(address) => set.v6.iter().any(|&(first, last)| (first..=last).contains(&address)),
+            Self::V4(address) => set
+                .v4
+                .iter()
+                .any(|&(first, last)| (first..=last).contains(&address)),
+            Self::V6(address) => set
+                .v6
+                .iter()
+                .any(|&(first, last)| (first..=last).contains(&address)),
         }
     }
 }

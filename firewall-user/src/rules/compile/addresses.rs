@@ -96,7 +96,10 @@ impl Addresses {
             if row == next {
                 rows.add(&matching);
             }
-            pair_cells.entry(source).or_default().push((destination, row));
+            pair_cells
+                .entry(source)
+                .or_default()
+                .push((destination, row));
         }
 
         let starts = packer.pack(&rows.sparse)?;
@@ -108,7 +111,11 @@ impl Addresses {
                 cells,
                 rule,
                 pair_cells: 0,
-                pair: if self.destination.has_row(number as u32) { number as u32 } else { 0 },
+                pair: if self.destination.has_row(number as u32) {
+                    number as u32
+                } else {
+                    0
+                },
             })
             .collect();
         let sparse: Vec<SparseRow> = pair_cells
@@ -254,8 +261,12 @@ struct Rows<'a> {
 impl Rows<'_> {
     fn side(&mut self, side: &Side, rules_of: &HashMap<SetId, Vec<RuleNumber>>) {
         for sets in &side.members {
-            let mut matching: Vec<RuleNumber> =
-                sets.iter().filter_map(|set| rules_of.get(set)).flatten().copied().collect();
+            let mut matching: Vec<RuleNumber> = sets
+                .iter()
+                .filter_map(|set| rules_of.get(set))
+                .flatten()
+                .copied()
+                .collect();
             matching.sort_unstable();
             self.add(&matching);
         }
@@ -264,7 +275,11 @@ impl Rows<'_> {
     /// Adds the row in which `matching` rules (ascending) match.
     fn add(&mut self, matching: &[RuleNumber]) {
         let is_any = |rule: RuleNumber| self.rules[rule as usize].protocol == Protocol::Any;
-        let default = matching.iter().copied().find(|&rule| is_any(rule)).unwrap_or(RuleNumber::MAX);
+        let default = matching
+            .iter()
+            .copied()
+            .find(|&rule| is_any(rule))
+            .unwrap_or(RuleNumber::MAX);
         let mut cells: BTreeMap<u32, RuleNumber> = BTreeMap::new();
         for &rule in matching {
             if rule > default {
@@ -274,7 +289,13 @@ impl Rows<'_> {
             if rule == default {
                 continue;
             }
-            for &class in self.services.classes_of_rule.get(&rule).into_iter().flatten() {
+            for &class in self
+                .services
+                .classes_of_rule
+                .get(&rule)
+                .into_iter()
+                .flatten()
+            {
                 match cells.entry(class) {
                     std::collections::btree_map::Entry::Vacant(vacant) => {
                         vacant.insert(rule);

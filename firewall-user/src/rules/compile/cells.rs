@@ -56,7 +56,10 @@ impl Packer {
         let start = loop {
             slot = self.free_from(slot);
             let start = slot - first_column as usize;
-            let fits = row.cells.iter().all(|&(column, _)| self.is_free(start + column as usize));
+            let fits = row
+                .cells
+                .iter()
+                .all(|&(column, _)| self.is_free(start + column as usize));
             if fits {
                 break start;
             }

@@ -19,7 +19,9 @@ impl Layout {
     pub(super) fn u16s(&mut self, values: &[u16]) -> u32 {
         self.append(values.chunks(4).map(|chunk| {
             let lanes = chunk.iter().enumerate();
-            lanes.fold(0, |word, (lane, &value)| word | u64::from(value) << (16 * lane))
+            lanes.fold(0, |word, (lane, &value)| {
+                word | u64::from(value) << (16 * lane)
+            })
         })) * 4
     }
 
@@ -27,7 +29,9 @@ impl Layout {
     pub(super) fn u32s(&mut self, values: &[u32]) -> u32 {
         self.append(values.chunks(2).map(|chunk| {
             let lanes = chunk.iter().enumerate();
-            lanes.fold(0, |word, (lane, &value)| word | u64::from(value) << (32 * lane))
+            lanes.fold(0, |word, (lane, &value)| {
+                word | u64::from(value) << (32 * lane)
+            })
         })) * 2
     }
 

@@ -115,7 +115,9 @@ pub(super) fn build(
         .iter()
         .map(|&number| builder.selector(number, slots))
         .collect();
-    let protocols = (0..=u8::MAX).map(|number| builder.protocol(number)).collect();
+    let protocols = (0..=u8::MAX)
+        .map(|number| builder.protocol(number))
+        .collect();
     builder.join_variants();
     let classes = builder.classes.len() as u32;
     let mut classes_of_rule: HashMap<RuleNumber, Vec<u32>> = HashMap::new();
@@ -221,7 +223,9 @@ impl Builder<'_> {
 
     /// The service in which exactly `active` rules (ascending) match, before TCP flags are looked at.
     fn describe(&mut self, active: &[RuleNumber]) -> Service {
-        let asks_flags = active.iter().any(|&rule| self.rule(rule).tcp_flags.is_some());
+        let asks_flags = active
+            .iter()
+            .any(|&rule| self.rule(rule).tcp_flags.is_some());
         if !asks_flags {
             return self.resolve(active);
         }
@@ -302,7 +306,10 @@ impl Builder<'_> {
     }
 
     fn numbered(&self) -> impl Iterator<Item = (RuleNumber, &Rule)> {
-        self.rules.iter().enumerate().map(|(index, &rule)| (index as RuleNumber, rule))
+        self.rules
+            .iter()
+            .enumerate()
+            .map(|(index, &rule)| (index as RuleNumber, rule))
     }
 }
 
@@ -316,10 +323,20 @@ fn covers_protocol(rule: &Rule, number: u8) -> bool {
 /// Selector values that a rule names; `None` for all.
 fn value_ranges(rule: &Rule) -> Option<Vec<(u32, u32)>> {
     if let Some(ports) = &rule.ports {
-        return Some(ports.iter().map(|&(low, high)| (low.into(), high.into())).collect());
+        return Some(
+            ports
+                .iter()
+                .map(|&(low, high)| (low.into(), high.into()))
+                .collect(),
+        );
     }
     let types = rule.icmp_types.as_ref()?;
-    Some(types.iter().map(|&kind| (u32::from(kind) << 8, u32::from(kind) << 8 | 0xff)).collect())
+    Some(
+        types
+            .iter()
+            .map(|&kind| (u32::from(kind) << 8, u32::from(kind) << 8 | 0xff))
+            .collect(),
+    )
 }
 
 /// Joins neighbours with the same service.
@@ -358,14 +375,21 @@ impl Flags {
         let mut fulfilled: Vec<u64> = Vec::new();
         let class_of_byte = (0..=u8::MAX)
             .map(|byte| {
-                let bits = conditions.iter().enumerate().fold(0, |bits, (index, condition)| {
-                    let holds = byte & condition.set == condition.set && byte & condition.clear == 0;
-                    bits | u64::from(holds) << index
-                });
-                let class = fulfilled.iter().position(|&known| known == bits).unwrap_or_else(|| {
-                    fulfilled.push(bits);
-                    fulfilled.len() - 1
-                });
+                let bits = conditions
+                    .iter()
+                    .enumerate()
+                    .fold(0, |bits, (index, condition)| {
+                        let holds =
+                            byte & condition.set == condition.set && byte & condition.clear == 0;
+                        bits | u64::from(holds) << index
+                    });
+                let class = fulfilled
+                    .iter()
+                    .position(|&known| known == bits)
+                    .unwrap_or_else(|| {
+                        fulfilled.push(bits);
+                        fulfilled.len() - 1
+                    });
                 class as u16
             })
             .collect();

@@ -38,7 +38,9 @@ pub(super) fn append<A: Address>(ranges: &[(A, u32)], layout: &mut Layout) -> u3
     let mut row = 0;
     let mut root = Vec::with_capacity(1 << ROOT_BITS);
     for page in 0..1usize << ROOT_BITS {
-        let begins_here = rest.first().is_some_and(|(first, _)| first.first_bits() >> PAGE_BITS == page);
+        let begins_here = rest
+            .first()
+            .is_some_and(|(first, _)| first.first_bits() >> PAGE_BITS == page);
         if begins_here {
             let entries = page_entries(page << PAGE_BITS, &mut rest, &mut row, &mut trees);
             root.push(trees.page(&entries).0);
@@ -62,11 +64,17 @@ fn page_entries<A: Address>(
     let mut inside: Vec<(A, u32)> = Vec::new();
     (prefix..prefix + (1 << PAGE_BITS))
         .map(|prefix| {
-            let count = rest.iter().take_while(|(first, _)| first.first_bits() == prefix).count();
+            let count = rest
+                .iter()
+                .take_while(|(first, _)| first.first_bits() == prefix)
+                .count();
             let (here, behind) = rest.split_at(count);
             *rest = behind;
             inside.clear();
-            if here.first().is_none_or(|&(first, _)| !first.starts_prefix()) {
+            if here
+                .first()
+                .is_none_or(|&(first, _)| !first.starts_prefix())
+            {
                 inside.push((A::ZERO, *row));
             }
             inside.extend_from_slice(here);
@@ -143,7 +151,10 @@ impl Address for u128 {
                 }
                 let value = first.map_or(0, upper);
                 let tree = Entry::down(trees.tree::<Wide>(&shared));
-                children.push(Child { last: value, entry: tree });
+                children.push(Child {
+                    last: value,
+                    entry: tree,
+                });
                 shared.clear();
                 from = value.checked_add(1);
                 if value == upper(last) {
@@ -151,14 +162,23 @@ impl Address for u128 {
                 }
             }
             if lower(last) == lower_mask {
-                children.push(Child { last: upper(last), entry });
+                children.push(Child {
+                    last: upper(last),
+                    entry,
+                });
                 continue;
             }
             // The last upper value is shared with what follows; those before it, if any, are this range's alone.
             if from.unwrap_or(0) < upper(last) {
-                children.push(Child { last: upper(last) - 1, entry });
+                children.push(Child {
+                    last: upper(last) - 1,
+                    entry,
+                });
             }
-            shared.push(Child { last: lower(last), entry });
+            shared.push(Child {
+                last: lower(last),
+                entry,
+            });
         }
         Entry::down(trees.tree::<Wide>(&children))
     }
@@ -166,11 +186,19 @@ impl Address for u128 {
 
 /// First address (`None` where the range begins before the prefix), last address and row of each range. The last range
 /// ends where the prefix does, for which `end` stands: only its lower bits are looked at.
-fn lasts<A: Address + Before>(ranges: &[(A, u32)], end: A) -> impl Iterator<Item = (Option<A>, A, u32)> {
-    ranges.iter().enumerate().map(move |(index, &(first, row))| {
-        let last = ranges.get(index + 1).map_or(end, |&(next, _)| next.before());
-        ((index > 0).then_some(first), last, row)
-    })
+fn lasts<A: Address + Before>(
+    ranges: &[(A, u32)],
+    end: A,
+) -> impl Iterator<Item = (Option<A>, A, u32)> {
+    ranges
+        .iter()
+        .enumerate()
+        .map(move |(index, &(first, row))| {
+            let last = ranges
+                .get(index + 1)
+                .map_or(end, |&(next, _)| next.before());
+            ((index > 0).then_some(first), last, row)
+        })
 }
 
 /// The address before one that is not the lowest.
@@ -253,7 +281,10 @@ impl<'a> Trees<'a> {
                 let run: Vec<u32> = chunk.iter().map(|child| child.entry.0).collect();
                 let pointer = self.run(run);
                 let lasts: Vec<u64> = chunk.iter().map(|child| child.last).collect();
-                (lasts[lasts.len() - 1], B::node(node::LEAF | u64::from(pointer), &lasts))
+                (
+                    lasts[lasts.len() - 1],
+                    B::node(node::LEAF | u64::from(pointer), &lasts),
+                )
             })
             .collect();
         let mut is_leaf = true;
@@ -318,7 +349,9 @@ impl Bounds for Narrow {
     const COUNT: usize = node::NARROW_BOUNDS;
 
     fn node(word: u64, lasts: &[u64]) -> Line {
-        let mut line = Line { words: [u64::MAX; 8] };
+        let mut line = Line {
+            words: [u64::MAX; 8],
+        };
         line.words[0] = word;
         for (index, last) in lasts[..lasts.len() - 1].iter().enumerate() {
             let shift = 16 * (index % 4);
@@ -336,7 +369,9 @@ impl Bounds for Wide {
 
     fn node(word: u64, lasts: &[u64]) -> Line {
         // Above every key, and near enough that the difference does not reach the sign.
-        let mut line = Line { words: [u64::MAX >> 1; 8] };
+        let mut line = Line {
+            words: [u64::MAX >> 1; 8],
+        };
         line.words[0] = word;
         line.words[1..lasts.len()].copy_from_slice(&lasts[..lasts.len() - 1]);
         line
@@ -352,7 +387,12 @@ mod tests {
 
     /// Row of `address` by looking at all ranges.
     fn naive<A: Address>(ranges: &[(A, u32)], address: A) -> u32 {
-        ranges.iter().rev().find(|(first, _)| *first <= address).expect("ranges start at 0").1
+        ranges
+            .iter()
+            .rev()
+            .find(|(first, _)| *first <= address)
+            .expect("ranges start at 0")
+            .1
     }
 
     fn check<A: Address + std::fmt::Debug>(
@@ -366,9 +406,16 @@ mod tests {
         let image = layout.finish();
         let world = HostWorld::new(&image, (|_, _| {}) as fn(u32, u32));
         let tables = world.tables().unwrap();
-        let edges = ranges.iter().flat_map(|&(first, _)| [Some(first), first.next()]).flatten();
+        let edges = ranges
+            .iter()
+            .flat_map(|&(first, _)| [Some(first), first.next()])
+            .flatten();
         for address in edges.chain(probes.iter().copied()) {
-            assert_eq!(find(&tables, root, address), Some(naive(ranges, address)), "{address:?}");
+            assert_eq!(
+                find(&tables, root, address),
+                Some(naive(ranges, address)),
+                "{address:?}"
+            );
         }
     }
 
@@ -377,12 +424,18 @@ mod tests {
         address: impl Strategy<Value = A> + 'static,
     ) -> impl Strategy<Value = Vec<(A, u32)>> {
         prop::collection::btree_map(address, 0u32..6, 1..400).prop_map(|map| {
-            std::iter::once((A::ZERO, 5)).chain(map.into_iter().filter(|(a, _)| *a != A::ZERO)).collect()
+            std::iter::once((A::ZERO, 5))
+                .chain(map.into_iter().filter(|(a, _)| *a != A::ZERO))
+                .collect()
         })
     }
 
     fn v4() -> impl Strategy<Value = u32> {
-        prop_oneof![any::<u32>(), (0u32..3000).prop_map(|low| 0xc000_0200 + low), (0u32..300).prop_map(|n| n << 15)]
+        prop_oneof![
+            any::<u32>(),
+            (0u32..3000).prop_map(|low| 0xc000_0200 + low),
+            (0u32..300).prop_map(|n| n << 15)
+        ]
     }
 
     fn v6() -> impl Strategy<Value = u128> {
