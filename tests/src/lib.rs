@@ -1,7 +1,7 @@
 //! Helpers shared by the tests.
 //!
 //! [`packets`] writes frames and [`corpus`] names them, with what must happen to each; [`random`] makes more of them, and
-//! rule sets. [`policy`] decides a frame on the host, [`kernel`] in the loaded program, and [`reference`] a third time, by
+//! rule sets. [`policy`] decides a frame on the host, [`kernel`] in the loaded program, and [`mod@reference`] a third time, by
 //! a parser and a rule walk of its own. The tests compare the three. [`net`] is for real traffic through a guarded interface.
 
 pub mod corpus;

@@ -3,10 +3,10 @@
 //!
 //! What the tables are is told in [`firewall_common::abi::image`]. How they come about:
 //!
-//! 1. [`services`] sweeps over ports, ICMP types and protocols: which rules name each of them;
-//! 2. [`addresses`] sweeps over the address sets: a row for each distinct combination of sets;
-//! 3. [`cells`] crosses the two and keeps only what neither knows by itself, packed into each other's gaps;
-//! 4. [`layout`] puts everything into one piece of memory.
+//! 1. `services` sweeps over ports, ICMP types and protocols: which rules name each of them;
+//! 2. `addresses` sweeps over the address sets: a row for each distinct combination of sets;
+//! 3. `cells` crosses the two and keeps only what neither knows by itself, packed into each other's gaps;
+//! 4. `layout` puts everything into one piece of memory.
 
 mod addresses;
 mod cells;
