@@ -88,6 +88,12 @@ fn apply(
             session.client.0, session.server.1,
         ))?;
     }
+    if before.is_none() && !prepared.policy.default_accepts {
+        output.aside(
+            "note: this version does not follow connections: answers to those that this host opens are dropped unless a \
+             rule accepts them",
+        )?;
+    }
     let description = prepared.describe(file, before)?;
     let (guard, changed) = match found {
         Found::Guard(guard) => {
