@@ -182,10 +182,12 @@ impl Lab {
 pub fn skip(why: &str) -> Result<()> {
     let thread = std::thread::current();
     let line = format!("{}: {why}", thread.name().unwrap_or("a test"));
-    writeln!(std::io::stderr(), "skipped: {line}")?;
-    if let Some(file) = std::env::var_os("FIREWALL_TEST_SKIPS") {
-        let mut file = fs::File::options().append(true).create(true).open(file)?;
-        writeln!(file, "{line}")?;
+    match std::env::var_os("FIREWALL_TEST_SKIPS") {
+        Some(file) => {
+            let mut file = fs::File::options().append(true).create(true).open(file)?;
+            writeln!(file, "{line}")?;
+        }
+        None => writeln!(std::io::stderr(), "skipped: {line}")?,
     }
     Ok(())
 }
