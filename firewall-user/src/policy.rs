@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use zerocopy::IntoBytes as _;
 
 use crate::kernel::description::{DescribedRule, Description, Policy};
+use crate::kernel::interface;
 use crate::rules::compile::{Compiled, Slots, compile};
 use crate::rules::model::{Action, Direction, Protocol, Rule};
 use crate::rules::names::{self, IcmpFamily};
@@ -74,7 +75,7 @@ impl Prepared {
     ///
     /// # Errors
     ///
-    /// `file` cannot be made absolute.
+    /// `file` cannot be made absolute, or procfs is out of reach.
     pub(crate) fn describe(
         &self,
         file: &Path,
@@ -87,6 +88,7 @@ impl Prepared {
             .unwrap_or_default();
         Ok(Description {
             generation: before.map_or(0, |before| before.generation) + 1,
+            namespace: interface::namespace()?,
             file: file.display().to_string(),
             applied_at_s: since_epoch.as_secs(),
             policy: self.policy.clone(),

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
 use super::interface;
-use crate::kernel::guard::{Found, Guard, ModeChoice, remove_stale};
+use crate::kernel::guard::{self, Found, Guard, ModeChoice, remove_stale};
 use crate::kernel::interface::{Interface, Mode};
 use crate::kernel::pins;
 use crate::output::{self, Format, Output, Refused};
@@ -38,11 +38,16 @@ pub(crate) fn run(file: &Path, names: &[String], mode: ModeChoice, output: &Outp
     privilege::require()?;
     let _turn = lock::exclusive()?;
     pins::ensure_bpffs()?;
-    // All must be there before the first is touched.
+    // All must be fit to be guarded before the first is touched.
     let interfaces = names
         .iter()
         .map(|name| interface(name))
         .collect::<Result<Vec<_>>>()?;
+    for interface in &interfaces {
+        if !matches!(Guard::find(interface)?, Found::Guard(_)) {
+            guard::check(interface)?;
+        }
+    }
     let mut applied = Vec::new();
     for (index, interface) in interfaces.iter().enumerate() {
         let one = apply(file, &loaded, interface, mode, index == 0, output).with_context(|| {

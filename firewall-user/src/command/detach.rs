@@ -45,7 +45,7 @@ fn detach(name: &str) -> Result<bool> {
                 Ok(true)
             }
             Found::Guard(guard) => {
-                guard.detach()?;
+                guard.detach(name)?;
                 Ok(true)
             }
         },

@@ -14,6 +14,8 @@ const CHUNK: usize = 4096;
 pub struct Description {
     /// Counts up from 1 with every generation of an interface.
     pub generation: u64,
+    /// Inode of the network namespace that the interface is in: others may have interfaces of the same name.
+    pub namespace: u64,
     /// The rule file as it was named on the command line, made absolute.
     pub file: String,
     /// When it was applied, in seconds since 1970.

@@ -2,6 +2,7 @@
 //! new policy is in force.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues};
@@ -24,6 +25,11 @@ const OLDEST_KERNEL: KernelVersion = KernelVersion::new(5, 18, 0);
 
 /// Counters for which there is room from the start, whatever the first policy names: 256 KiB a CPU.
 const INITIAL_COUNTERS: u32 = 1 << 14;
+
+/// How long the kernel may take to let go of a link; 6 to 20 ms were seen.
+const DETACH_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often it is asked whether it has.
+const DETACH_POLL: Duration = Duration::from_millis(2);
 
 /// Which mode to attach in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -77,15 +83,22 @@ impl Guard {
             .context("opening the pinned link")?
             .into();
         let program_id = link.info().context("asking for the link")?.program_id();
-        let Some(&(mode, _)) = interface.xdp.iter().find(|(_, id)| *id == program_id) else {
-            return Ok(Found::Stale);
-        };
         let Record(control) = control(&pins)?.get(&0, 0)?;
         let place = Place {
             class: control.class(),
             slot: control.slot(),
         };
         let description = Description::read(&pins.policy(place))?;
+        if description.namespace != super::interface::namespace()? {
+            bail!(
+                "{} belongs to an interface of the same name in another network namespace, which it guards: run \
+                 `firewall detach` there, or, if that namespace is gone, remove the folder; then try again",
+                pins.folder().display(),
+            );
+        }
+        let Some(&(mode, _)) = interface.xdp.iter().find(|(_, id)| *id == program_id) else {
+            return Ok(Found::Stale);
+        };
         Ok(Found::Guard(Self {
             pins,
             mode,
@@ -192,13 +205,26 @@ impl Guard {
         Ok(())
     }
 
-    /// Takes the firewall off the interface and removes all its state.
+    /// Takes the firewall off the interface and removes all its state. The kernel lets go of a pinned link some
+    /// milliseconds after its file is gone; this returns when it has.
     ///
     /// # Errors
     ///
-    /// What cannot be removed.
-    pub fn detach(self) -> Result<()> {
-        self.pins.remove()
+    /// What cannot be removed, or a link that something else still holds.
+    pub fn detach(self, name: &str) -> Result<()> {
+        self.pins.remove()?;
+        let deadline = Instant::now() + DETACH_TIMEOUT;
+        while super::interface::find(name)?
+            .is_some_and(|found| found.xdp.iter().any(|&(_, id)| id == self.program_id))
+        {
+            if Instant::now() > deadline {
+                bail!(
+                    "{name} is still guarded: another process holds the link; `bpftool link` shows it"
+                );
+            }
+            std::thread::sleep(DETACH_POLL);
+        }
+        Ok(())
     }
 
     /// The counters in `slots`, in their order, summed over the CPUs.
@@ -283,8 +309,12 @@ fn control(pins: &Pins) -> Result<Array<MapData, Record<Control>>> {
     Ok(Array::try_from(Map::Array(data))?)
 }
 
-/// What an interface must be before anything is touched.
-fn check(interface: &Interface) -> Result<()> {
+/// What an interface without our program must be, before anything is touched.
+///
+/// # Errors
+///
+/// A sentence that says why it cannot be guarded.
+pub fn check(interface: &Interface) -> Result<()> {
     if interface.is_loopback {
         bail!(
             "{} is the loopback interface: what it carries never was on a network",

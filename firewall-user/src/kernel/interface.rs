@@ -1,5 +1,7 @@
 //! Network interfaces as netlink tells of them: do they exist, and what is attached to them.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use anyhow::{Context as _, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkXdp, XdpAttached};
@@ -40,6 +42,18 @@ pub struct Interface {
     pub is_loopback: bool,
     /// XDP programs attached, by mode and program id.
     pub xdp: Vec<(Mode, u32)>,
+}
+
+/// Inode of this process's network namespace.
+///
+/// # Errors
+///
+/// procfs is out of reach.
+pub fn namespace() -> Result<u64> {
+    const PATH: &str = "/proc/self/ns/net";
+    Ok(std::fs::metadata(PATH)
+        .with_context(|| format!("looking at {PATH}"))?
+        .ino())
 }
 
 /// The interface called `name` in this network namespace, or `None` if there is none.
