@@ -47,11 +47,11 @@ impl Packet {
 }
 
 /// The guarded host.
-const HOST_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+pub(crate) const HOST_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 const HOST_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 10);
 const ETHERNET: u16 = 14;
 const TAG: u16 = 4;
-const TIME_TO_LIVE: u8 = 61;
+pub(crate) const TIME_TO_LIVE: u8 = 61;
 
 /// Makes the frames of a case from what `packet` tells of each.
 ///
@@ -62,11 +62,20 @@ pub(crate) fn frames(
     random: &mut Random,
     mut packet: impl FnMut(&mut Random) -> Packet,
 ) -> Result<Frames> {
+    collect(|_, buffer| write(&packet(random), random, buffer))
+}
+
+/// Makes the frames of a case, each written by `write`, which is told its number.
+///
+/// # Errors
+///
+/// If a frame cannot be written.
+pub(crate) fn collect(mut write: impl FnMut(usize, &mut Vec<u8>) -> Result<()>) -> Result<Frames> {
     let mut frames = Vec::with_capacity(FRAMES);
     let mut buffer = Vec::with_capacity(FRAME_BYTES);
-    for _ in 0..FRAMES {
-        let packet = packet(random);
-        write(&packet, random, &mut buffer)?;
+    for number in 0..FRAMES {
+        buffer.clear();
+        write(number, &mut buffer)?;
         frames.push(*buffer.first_chunk().context("a frame is too short")?);
     }
     let frames: Box<[_]> = frames.into();
@@ -120,7 +129,6 @@ fn write(packet: &Packet, random: &mut Random, buffer: &mut Vec<u8>) -> Result<(
         None => ethernet.ip(ip),
     };
     let payload = vec![0; usize::from(payload)];
-    buffer.clear();
     match packet.service {
         Service::Tcp(port) => {
             let sequence = random.bits() as u32;
@@ -165,6 +173,7 @@ mod tests {
                         service,
                         vlan,
                     };
+                    buffer.clear();
                     write(&packet, &mut Random::new(3), &mut buffer).unwrap();
                     assert_eq!(buffer.len(), FRAME_BYTES, "{packet:?}");
                     assert!(

@@ -1,17 +1,19 @@
 //! Runs a program on all frames of a case, timed by the driver program.
 
-use std::time::Duration;
-
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, MapData, ProgramArray},
-    programs::{ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, Xdp},
+    programs::{Program, ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, Xdp},
 };
 
 use crate::{
-    abi::{CLOCKS, FRAME_BYTES, FRAMES, INTERVAL, Run},
+    abi::{
+        CLOCKS, FRAME_BYTES, FRAMES, INTERVAL, LAP_IN_DESTINATION_PORT, LAP_IN_SOURCE_PORT, Run,
+    },
+    effort::Effort,
     frame::Frames,
+    hook::{Hook, Laps},
     statistics::Spread,
 };
 
@@ -26,43 +28,22 @@ pub(crate) static OBJECT: &[u8] =
 // SAFETY: integers without padding, so that any bytes are a valid value.
 unsafe impl Pod for Run {}
 
-/// How long to measure.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Effort {
-    /// Rounds; each runs the program once and the empty program before and after.
-    pub(crate) rounds: usize,
-    /// Packets a run.
-    pub(crate) packets: u32,
-    /// Time that one run of a slow program may take.
-    pub(crate) run_limit: Duration,
-}
-
-impl Effort {
-    /// For a first look, and for CI.
-    pub(crate) const QUICK: Self = Self {
-        rounds: 5,
-        packets: FRAMES as u32,
-        run_limit: Duration::from_millis(20),
-    };
-    /// For numbers to publish.
-    pub(crate) const FULL: Self = Self {
-        rounds: 21,
-        packets: 4 * FRAMES as u32,
-        run_limit: Duration::from_millis(60),
-    };
-
-    /// Packets for a program that takes `nanoseconds` a packet.
-    pub(crate) fn packets_at(self, nanoseconds: f64) -> u32 {
-        let limit = self.run_limit.as_nanos() as f64 / nanoseconds.max(1.0);
-        self.packets.min(limit as u32).max(2 * INTERVAL as u32)
-    }
-}
+/// Most laps in one run: there is room for the times of two more.
+const LAPS_A_RUN: u32 = 8;
+const _: () = assert!((LAPS_A_RUN as usize + 1) * FRAMES <= CLOCKS * INTERVAL as usize);
 
 /// The measuring programs, loaded.
 #[derive(Debug)]
 pub(crate) struct Harness {
     ebpf: Ebpf,
     effort: Effort,
+    /// Where the program that is measured sits.
+    hook: Hook,
+    laps: Laps,
+    /// Lap that the next run begins with.
+    lap: u32,
+    /// Packets that the program got since it is measured.
+    driven: u64,
 }
 
 impl Harness {
@@ -75,12 +56,22 @@ impl Harness {
         let mut ebpf = EbpfLoader::new()
             .load(OBJECT)
             .context("loading the measuring programs")?;
-        for name in ["empty", "driver", "baseline", "sender"] {
-            load(&mut ebpf, name)?;
+        load(&mut ebpf, "sender")?;
+        let mut harness = Self {
+            ebpf,
+            effort,
+            hook: Hook::Ingress,
+            laps: Laps::ALIKE,
+            lap: 0,
+            driven: 0,
+        };
+        for hook in Hook::ALL {
+            let (baseline, array, empty) = hook.baseline();
+            let empty = load(&mut harness.ebpf, empty)?;
+            harness.go_on(array, &empty)?;
+            load(&mut harness.ebpf, baseline)?;
+            load(&mut harness.ebpf, hook.driver().0)?;
         }
-        let mut harness = Self { ebpf, effort };
-        let empty = harness.program("empty")?.fd()?.try_clone()?;
-        harness.go_on("BARE", &empty)?;
         Ok(harness)
     }
 
@@ -108,6 +99,17 @@ impl Harness {
     ///
     /// What the kernel says.
     pub(crate) fn send(&mut self, frames: &Frames) -> Result<()> {
+        self.send_in_laps(frames, Laps::ALIKE)
+    }
+
+    /// Sends these frames from now on, each lap others.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub(crate) fn send_in_laps(&mut self, frames: &Frames, laps: Laps) -> Result<()> {
+        self.laps = laps;
+        self.lap = 0;
         let map = self
             .ebpf
             .map_mut("SOURCE")
@@ -118,13 +120,29 @@ impl Harness {
         Ok(source.set(0, frames, 0)?)
     }
 
-    /// Measures this program from now on.
+    /// Measures this XDP program from now on.
     ///
     /// # Errors
     ///
     /// What the kernel says: the program has to be `xdp.frags`, as the driver is.
     pub(crate) fn measure(&mut self, program: &ProgramFd) -> Result<()> {
-        self.go_on("MEASURED", program)
+        self.measure_at(Hook::Ingress, program)
+    }
+
+    /// Measures this program, which sits at `hook`, from now on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::measure`].
+    pub(crate) fn measure_at(&mut self, hook: Hook, program: &ProgramFd) -> Result<()> {
+        self.hook = hook;
+        self.driven = 0;
+        self.go_on(hook.driver().1, program)
+    }
+
+    /// Packets that the program got since [`Self::measure`].
+    pub(crate) const fn driven(&self) -> u64 {
+        self.driven
     }
 
     fn go_on(&mut self, array: &str, program: &ProgramFd) -> Result<()> {
@@ -133,13 +151,18 @@ impl Harness {
         Ok(array.set(0, program, 0)?)
     }
 
-    /// Runs the program once on each frame: fills its caches, and lets the caller look at its counters.
+    /// Runs the program once on each frame of each lap: fills its caches, and lets the caller look at its counters.
     ///
     /// # Errors
     ///
     /// What the kernel says.
     pub(crate) fn once(&mut self) -> Result<()> {
-        self.run("driver", FRAMES as u32).map(drop)
+        self.lap = 0;
+        let laps = self.laps.count.min(LAPS_A_RUN);
+        for _ in 0..self.laps.count / laps {
+            self.drive(laps * FRAMES as u32)?;
+        }
+        Ok(())
     }
 
     /// Nanoseconds that the program takes above the empty one.
@@ -148,18 +171,45 @@ impl Harness {
     ///
     /// What the kernel says.
     pub(crate) fn nanoseconds(&mut self) -> Result<Spread> {
+        self.nanoseconds_in_runs(u32::MAX, || Ok(()))
+    }
+
+    /// The same in runs of `most` packets at most, before each of which the caller puts things in order. Two runs one
+    /// after the other never have the same packets, if there are laps.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel or the caller says.
+    pub(crate) fn nanoseconds_in_runs(
+        &mut self,
+        most: u32,
+        mut before_each: impl FnMut() -> Result<()>,
+    ) -> Result<Spread> {
+        before_each()?;
         // Also warms up.
-        let first = self.run("driver", FRAMES as u32)?;
-        let packets = self.effort.packets_at(first);
+        let first = self.drive(most.min(FRAMES as u32))?;
+        let packets = self.effort.packets_at(first).min(most);
+        let (baseline, ..) = self.hook.baseline();
         let mut rounds = Vec::with_capacity(self.effort.rounds);
-        let mut before = self.run("baseline", self.effort.packets)?;
+        // As many packets: what the frames cost the caches is to be the same.
+        let bare = self.effort.packets.min(most);
+        let mut before = self.run(baseline, bare)?;
         for _ in 0..self.effort.rounds {
-            let measured = self.run("driver", packets)?;
-            let after = self.run("baseline", self.effort.packets)?;
+            before_each()?;
+            let measured = self.drive(packets)?;
+            let after = self.run(baseline, bare)?;
             rounds.push(measured - f64::midpoint(before, after));
             before = after;
         }
         Ok(Spread::of(rounds))
+    }
+
+    /// Nanoseconds a packet of the program that is measured, copying the frame included.
+    fn drive(&mut self, packets: u32) -> Result<f64> {
+        let taken = self.run(self.hook.driver().0, packets)?;
+        self.driven += u64::from(packets) + 1;
+        self.lap = (self.lap + packets.div_ceil(FRAMES as u32)) % self.laps.count;
+        Ok(taken)
     }
 
     /// Nanoseconds a packet of `program`, copying the frame included.
@@ -170,9 +220,12 @@ impl Harness {
             repeat: packets + 1,
             ..TestRunOptions::default()
         };
-        self.program(program)?
-            .test_run(options)
-            .context("test run")?;
+        match self.ebpf.program(program).context("no such program")? {
+            Program::Xdp(program) => program.test_run(options),
+            Program::SchedClassifier(program) => program.test_run(options),
+            _ => bail!("{program} is a program of another kind"),
+        }
+        .context("test run")?;
         self.finish(packets)
     }
 
@@ -189,9 +242,12 @@ impl Harness {
             attrs: TestRunAttrs::new().xdp_live_frames(0),
             ..TestRunOptions::default()
         };
-        self.program("sender")?
-            .test_run(options)
-            .context("sending live frames")?;
+        let sender: &Xdp = self
+            .ebpf
+            .program("sender")
+            .context("no such program")?
+            .try_into()?;
+        sender.test_run(options).context("sending live frames")?;
         self.finish(packets)
     }
 
@@ -199,6 +255,13 @@ impl Harness {
         let run = Run {
             sent: 0,
             interface: u64::from(interface),
+            lap: u64::from(self.lap),
+            lap_mask: u64::from(self.laps.count - 1),
+            lap_shift: match self.laps.hook {
+                Hook::Ingress => LAP_IN_DESTINATION_PORT,
+                Hook::Egress => LAP_IN_SOURCE_PORT,
+            },
+            drain: 0,
             clocks_ns: [0; CLOCKS],
         };
         let map = self.ebpf.map_mut("RUN").context("no run in the object")?;
@@ -221,14 +284,6 @@ impl Harness {
             .map(|pair| (pair[1] - pair[0]) as f64 / INTERVAL as f64);
         Ok(Spread::of(intervals.collect()).median)
     }
-
-    fn program(&self, name: &str) -> Result<&Xdp> {
-        Ok(self
-            .ebpf
-            .program(name)
-            .context("no such program")?
-            .try_into()?)
-    }
 }
 
 /// Loads one program of the measuring object.
@@ -236,13 +291,13 @@ impl Harness {
 /// # Errors
 ///
 /// What the kernel says.
-pub(crate) fn load<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a Xdp> {
-    let program: &mut Xdp = ebpf
-        .program_mut(name)
-        .context("no such program")?
-        .try_into()?;
-    program
-        .load()
-        .with_context(|| format!("loading the program {name}"))?;
-    Ok(program)
+pub(crate) fn load(ebpf: &mut Ebpf, name: &str) -> Result<ProgramFd> {
+    let program = ebpf.program_mut(name).context("no such program")?;
+    match program {
+        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        _ => bail!("{name} is a program of another kind"),
+    }
+    .with_context(|| format!("loading the program {name}"))?;
+    Ok(program.fd()?.try_clone()?)
 }

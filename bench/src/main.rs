@@ -1,9 +1,13 @@
 //! Measures the firewall: nanoseconds a packet, memory, and how long an apply takes. `cargo xtask bench` runs it.
 
 mod cidr;
+mod conversation;
+mod effort;
 mod frame;
 mod harness;
+mod hook;
 mod lpm;
+mod lru;
 mod namespace;
 mod nftables;
 mod policy;
@@ -22,13 +26,14 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 
-use harness::{Effort, Harness};
-use section::{Bench, apply, groups, memory, rules, served, traffic};
+use effort::Effort;
+use harness::Harness;
+use section::{Bench, apply, flows, groups, memory, rules, served, traffic};
 
 /// Measure the firewall, beside others
 #[derive(Debug, Parser)]
 struct Cli {
-    /// A first look: fewer rounds, no groups of a million CIDRs
+    /// A first look: fewer rounds and sizes, and no live traffic unless it is asked for
     #[arg(long)]
     quick: bool,
 
@@ -39,6 +44,10 @@ struct Cli {
     /// Only these sections
     #[arg(long, value_name = "SECTION", value_enum, value_delimiter = ',')]
     only: Vec<Part>,
+
+    /// Of rules and flows, only the cases whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    case: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -49,12 +58,21 @@ enum Part {
     Groups,
     /// Ordinary servers
     Served,
+    /// What this host opens, and what answers it
+    Flows,
     /// Time of an apply
     Apply,
     /// Memory by map, and the verifier's count
     Memory,
     /// Live frames through a veth pair, beside nftables and xdp-filter
     Traffic,
+}
+
+impl Part {
+    /// Whether a first look has it.
+    fn is_quick(self) -> bool {
+        self != Self::Traffic
+    }
 }
 
 fn main() -> Result<()> {
@@ -65,11 +83,12 @@ fn main() -> Result<()> {
     } else {
         Effort::FULL
     };
-    let mut bench = Bench::new(Harness::load(effort)?, cli.quick)?;
-    let parts: &[Part] = if cli.only.is_empty() {
-        Part::value_variants()
+    let mut bench = Bench::new(Harness::load(effort)?, cli.quick, cli.case)?;
+    let parts: Vec<Part> = if cli.only.is_empty() {
+        let all = Part::value_variants().iter().copied();
+        all.filter(|&part| !cli.quick || part.is_quick()).collect()
     } else {
-        &cli.only
+        cli.only
     };
     println!("{}", bench.report.machine());
     for part in parts {
@@ -85,6 +104,10 @@ fn main() -> Result<()> {
             Part::Served => {
                 served::run(&mut bench)?;
                 &[&served::SECTION]
+            }
+            Part::Flows => {
+                flows::run(&mut bench)?;
+                &[&flows::SECTION, &flows::RATIO]
             }
             Part::Apply => {
                 apply::run(&mut bench)?;

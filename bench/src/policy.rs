@@ -6,15 +6,15 @@ use anyhow::{Result, anyhow, ensure};
 use aya::programs::ProgramFd;
 use firewall_common::{decide::decide, tables::HostWorld};
 use firewall_user::{
-    kernel::{image, instance::Instance},
+    counters::Slots,
+    kernel::{flows::Wanted, image, instance::Instance},
     rules::{
         self,
-        compile::{Compiled, Slots, compile},
-        model::Direction,
+        compile::{Compiled, compile},
     },
 };
 
-use crate::{frame::Frames, harness::Harness};
+use crate::{frame::Frames, harness::Harness, hook::Hook};
 
 /// Milliseconds of each stage.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,7 @@ pub(crate) struct Times {
     pub(crate) read: f64,
     /// Compiling it into tables.
     pub(crate) compile: f64,
-    /// Making maps and loading the program, which only the first apply does.
+    /// Making maps and loading the programs, which only the first apply does.
     pub(crate) load: f64,
     /// Putting the tables into the kernel.
     pub(crate) install: f64,
@@ -45,6 +45,8 @@ pub(crate) struct Policy {
     pub(crate) instance: Instance,
     /// The tables.
     pub(crate) compiled: Compiled,
+    /// The flow table, as the rule file has it.
+    pub(crate) wanted: Wanted,
     /// Where they are.
     pub(crate) place: image::Place,
     /// How long it took.
@@ -60,11 +62,15 @@ impl Policy {
     pub(crate) fn load(path: &Path) -> Result<Self> {
         let (loaded, read) = timed(|| rules::load(path));
         let loaded = loaded.map_err(|report| anyhow!(report.render(false, 100)))?;
-        let (compiled, compile) =
-            timed(|| compile(&loaded.rule_set, Direction::Ingress, &Slots::default()));
+        let (compiled, compile) = timed(|| compile(&loaded.rule_set, &Slots::default()));
         let compiled = compiled?;
         let counters = compiled.slots.used().max().map_or(0, |last| last + 1);
-        let (instance, load) = timed(|| Instance::load(counters));
+        let flows = loaded.rule_set.flows;
+        let wanted = Wanted {
+            buckets: flows.buckets(),
+            timeouts: flows.timeouts,
+        };
+        let (instance, load) = timed(|| Instance::load_with_flows(counters, &wanted));
         let mut instance = instance?;
         let place = image::Place {
             class: image::class_of(&compiled.image),
@@ -78,6 +84,7 @@ impl Policy {
         Ok(Self {
             instance,
             compiled,
+            wanted,
             place,
             times: Times {
                 read,
@@ -89,13 +96,17 @@ impl Policy {
         })
     }
 
-    /// The program, to be measured.
+    /// The program at `hook`, to be measured.
     ///
     /// # Errors
     ///
     /// What the kernel says.
-    pub(crate) fn program(&mut self) -> Result<ProgramFd> {
-        Ok(self.instance.program().fd()?.try_clone()?)
+    pub(crate) fn program_at(&mut self, hook: Hook) -> Result<ProgramFd> {
+        let program = match hook {
+            Hook::Ingress => self.instance.program().fd()?,
+            Hook::Egress => self.instance.egress().fd()?,
+        };
+        Ok(program.try_clone()?)
     }
 
     /// Makes `harness` measure this policy on `frames`, after making sure that it accepts all of them or drops all of them,
@@ -123,7 +134,7 @@ impl Policy {
         }
         // `nanoseconds` repeats what it likes; one pass is compared.
         harness.send(frames)?;
-        harness.measure(&self.program()?)?;
+        harness.measure(&self.program_at(Hook::Ingress)?)?;
         let before = self.instance.counters()?;
         harness.once()?;
         let after = self.instance.counters()?;

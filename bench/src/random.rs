@@ -34,6 +34,14 @@ impl Random {
         first + self.below(last - first + 1)
     }
 
+    /// Puts them in a random order.
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            let other = self.below(last as u64 + 1) as usize;
+            items.swap(last, other);
+        }
+    }
+
     /// A port that nothing treats specially: neither 0 nor DHCP's.
     pub(crate) const fn port(&mut self) -> u16 {
         self.within(1024, 65535) as u16
@@ -49,6 +57,15 @@ mod tests {
         let mut random = Random::new(1_234_567);
         assert_eq!(random.bits(), 6_457_827_717_110_365_317);
         assert_eq!(random.bits(), 3_203_168_211_198_807_973);
+    }
+
+    #[test]
+    fn shuffling_keeps_everything() {
+        let mut items: Vec<_> = (0..100).collect();
+        Random::new(1).shuffle(&mut items);
+        assert!(!items.is_sorted());
+        items.sort();
+        assert!(items.into_iter().eq(0..100));
     }
 
     #[test]

@@ -197,7 +197,7 @@ fn unique<'a>(
 }
 
 /// Three digits that count, with thousands apart.
-fn shown(value: f64) -> String {
+pub(crate) fn shown(value: f64) -> String {
     if value.abs() < 100.0 && value.fract() != 0.0 {
         return format!(
             "{value:.prec$}",

@@ -1,7 +1,9 @@
 //! What is measured, a section a file.
 
 pub(crate) mod apply;
+pub(crate) mod flows;
 pub(crate) mod groups;
+mod large;
 pub(crate) mod memory;
 pub(crate) mod rules;
 pub(crate) mod served;
@@ -23,6 +25,8 @@ pub(crate) struct Bench {
     pub(crate) report: Report,
     /// Leave out what takes long.
     pub(crate) quick: bool,
+    /// Part of the names of the cases that are wanted.
+    case: Option<String>,
     /// Rule files and address lists.
     files: TempDir,
 }
@@ -33,15 +37,21 @@ impl Bench {
     /// # Errors
     ///
     /// If there is no such place.
-    pub(crate) fn new(harness: Harness, quick: bool) -> Result<Self> {
+    pub(crate) fn new(harness: Harness, quick: bool, case: Option<String>) -> Result<Self> {
         Ok(Self {
             harness,
             report: Report::new(quick),
             quick,
+            case,
             files: tempfile::Builder::new()
                 .prefix("firewall-bench-")
                 .tempdir()?,
         })
+    }
+
+    /// Whether the case of this name is to be measured.
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        self.case.as_ref().is_none_or(|part| name.contains(part))
     }
 
     /// Writes a file for the run's time.

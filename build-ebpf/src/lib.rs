@@ -95,6 +95,8 @@ fn command(toolchain: &Toolchain, package: &str, target: &Path) -> Result<Comman
         "-Cdebuginfo=2".to_owned(),
         // 32-bit jumps and arithmetic (kernel 5.1) spare the zero-extension of every u32.
         "-Ctarget-cpu=v3".to_owned(),
+        // Headers lie at any address; the kernel lets programs read words there, on machines that can.
+        "-Ctarget-feature=+allows-misaligned-mem-access".to_owned(),
         format!("--cfg=bpf_target_arch=\"{architecture}\""),
     ];
     build

@@ -2,6 +2,9 @@
 
 pub mod control;
 pub mod counter;
+pub mod flow;
+pub mod fragment;
+pub mod handoff;
 pub mod image;
 pub mod reason;
 
@@ -14,10 +17,35 @@ pub const SLOTS: u32 = 4;
 
 /// Name of the map that holds the one [`control::Control`] record.
 pub const MAP_CONTROL: &str = "CONTROL";
-/// Name of the per-CPU array of [`counter::Counter`], indexed as [`counter`] says.
+/// Name of the per-CPU array of [`counter::Counter`], indexed as [`counter`] says. It is pinned with a number behind: one
+/// that became too small stays beside its successor, and a count is the sum over all of them.
 pub const MAP_COUNTERS: &str = "COUNTERS";
 /// Names of the arrays of maps that hold policy images, one for each [`image::SIZE_CLASSES`].
 pub const MAP_IMAGES: [&str; image::SIZE_CLASSES.len()] =
     ["IMAGE_0", "IMAGE_1", "IMAGE_2", "IMAGE_3", "IMAGE_4"];
+/// Flags of the map that holds an image: `BPF_F_MMAPABLE` (linux/bpf.h). It puts the value at the start of a page; in a
+/// plain array it begins 56 bytes into a cache line, and each line of the image would lie in two.
+pub const IMAGE_MAP_FLAGS: u32 = 1 << 10;
 /// Name of the XDP program.
 pub const PROGRAM_INGRESS: &str = "firewall_ingress";
+/// Name of the XDP program that goes on with fragments.
+pub const PROGRAM_INGRESS_FRAGMENT: &str = "ingress_fragment";
+/// Name of the XDP program that goes on with what rules refuse.
+pub const PROGRAM_INGRESS_REFUSED: &str = "ingress_refused";
+/// Name of the tcx program.
+pub const PROGRAM_EGRESS: &str = "firewall_egress";
+/// Name of the tcx program that goes on with what opens a flow.
+pub const PROGRAM_EGRESS_OPENS: &str = "egress_opens";
+/// Name of the map from [`fragment::FragmentKey`] to [`fragment::Remembered`].
+pub const MAP_FRAGMENTS: &str = "FRAGMENTS";
+/// Name of the program array of [`INGRESS_NEXT_REFUSED`] and [`INGRESS_NEXT_FRAGMENT`].
+pub const MAP_INGRESS_NEXT: &str = "INGRESS_NEXT";
+/// Index of [`PROGRAM_INGRESS_REFUSED`].
+pub const INGRESS_NEXT_REFUSED: u32 = 0;
+/// Index of [`PROGRAM_INGRESS_FRAGMENT`].
+pub const INGRESS_NEXT_FRAGMENT: u32 = 1;
+/// Name of the program array whose entry 0 is [`PROGRAM_EGRESS_OPENS`].
+pub const MAP_EGRESS_NEXT: &str = "EGRESS_NEXT";
+/// Name of the program that returns the flow table's tick. It is attached to nothing: user space, which has no other way
+/// to know the kernel's jiffies, runs it.
+pub const PROGRAM_CLOCK: &str = "firewall_clock";

@@ -1,14 +1,20 @@
-//! A packet's whole life: headers, essentials, rules, one counter.
+//! A packet's whole life: headers, VLANs, essentials, rules, fragments, what answers this host; one counter.
 
 pub mod address;
 pub mod classify;
+pub mod connection;
+pub mod egress;
 pub mod essential;
+pub mod flow;
+pub mod fragment;
+pub mod related;
+pub mod vlan;
 
-use crate::abi::image::Outcome;
+use crate::abi::image::{Outcome, header};
 use crate::abi::reason::{DropReason, PassReason};
 use crate::frame::Frame;
-use crate::parse::{Parsed, parse};
-use crate::tables::World;
+use crate::parse::{Fragment, Packet, Parsed, parse};
+use crate::tables::{Tables, World};
 
 /// What happens to a packet, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,61 +30,122 @@ pub enum Decision {
         /// What it does.
         outcome: Outcome,
     },
+    /// No rule matched.
+    Default {
+        /// What then happens.
+        outcome: Outcome,
+    },
 }
 
 impl Decision {
+    /// Whether the packet goes on, and its counter.
+    #[inline(always)]
+    pub const fn outcome(self) -> Outcome {
+        match self {
+            Self::Drop(reason) => Outcome::new(false, false, reason.counter()),
+            Self::Pass(reason) => Outcome::new(true, false, reason.counter()),
+            Self::Rule { outcome, .. } | Self::Default { outcome } => outcome,
+        }
+    }
+
     /// Whether the packet goes on to the kernel's stack.
     #[inline(always)]
     pub const fn accepts(self) -> bool {
-        match self {
-            Self::Drop(_) => false,
-            Self::Pass(_) => true,
-            Self::Rule { outcome, .. } => outcome.accepts(),
-        }
-    }
-
-    /// The counter that the packet goes to.
-    #[inline(always)]
-    pub const fn counter(self) -> u32 {
-        match self {
-            Self::Drop(reason) => reason.counter(),
-            Self::Pass(reason) => reason.counter(),
-            Self::Rule { outcome, .. } => outcome.counter(),
-        }
+        self.outcome().accepts()
     }
 }
 
-/// Decides a frame that arrived, and counts it.
+/// A packet that rules do not accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The packet.
+    pub packet: Packet,
+    /// What rules say of it.
+    pub by_rules: Decision,
+    /// What a first fragment's datagram is known by; 0 for a packet in one piece.
+    pub identification: u32,
+}
+
+/// Decides a frame that arrived, and counts it. The kernel does the three parts in three programs.
 #[inline(always)]
 pub fn decide<F: Frame + ?Sized, W: World>(frame: &F, world: &W) -> Decision {
-    let (decision, bytes) = match parse(frame) {
-        Err(reason) => (Decision::Drop(reason), frame.full_len()),
-        Ok(parsed) => {
-            let bytes = match &parsed {
-                Parsed::Ip(packet) => packet.frame_bytes,
-                Parsed::Arp | Parsed::LinkLayer => frame.full_len(),
-            };
-            let decision = by_policy(&parsed, world);
-            (
-                decision.unwrap_or(Decision::Drop(DropReason::BrokenTables)),
-                bytes,
-            )
-        }
-    };
-    world.count(decision.counter(), bytes);
-    decision
+    let refused = |asked: &Asked| beyond_rules(frame, asked, world);
+    let fragment = |packet: &Packet| fragment::decide(frame, packet, world, refused);
+    by_rules(frame, world, fragment, refused)
 }
 
-/// The policy's decision on a well-formed packet; `None` if the tables are missing or inconsistent.
+/// The first part: headers, essentials, rules. What they accept goes on; what is malformed does not. `fragment` decides
+/// fragments, `refused` what rules do not accept.
 #[inline(always)]
-fn by_policy<W: World>(parsed: &Parsed, world: &W) -> Option<Decision> {
-    let tables = world.tables()?;
+pub fn by_rules<F: Frame + ?Sized, W: World>(
+    frame: &F,
+    world: &W,
+    fragment: impl FnOnce(&Packet) -> Decision,
+    refused: impl FnOnce(&Asked) -> Decision,
+) -> Decision {
+    let decided = |decision: Decision, bytes| {
+        world.count(decision.outcome().counter(), bytes);
+        decision
+    };
+    let parsed = match parse(frame) {
+        Ok(parsed) => parsed,
+        Err(reason) => return decided(Decision::Drop(reason), frame.full_len()),
+    };
+    let bytes = match &parsed {
+        Parsed::Ip(packet) => packet.frame_bytes,
+        Parsed::Arp | Parsed::LinkLayer => frame.full_len(),
+    };
+    let Some(tables) = world.tables() else {
+        return decided(BROKEN, bytes);
+    };
+    match vlan::may_arrive(frame, &tables) {
+        Some(true) => {}
+        Some(false) => return decided(Decision::Drop(DropReason::VlanNotListed), bytes),
+        None => return decided(BROKEN, bytes),
+    }
+    if let Parsed::Ip(packet) = &parsed
+        && !matches!(packet.fragment, Fragment::Whole)
+    {
+        return fragment(packet);
+    }
+    match (parsed, by_policy(&parsed, &tables, world)) {
+        (Parsed::Ip(packet), Some(by_rules)) if !by_rules.accepts() => refused(&Asked {
+            packet,
+            by_rules,
+            identification: 0,
+        }),
+        (_, decision) => decided(decision.unwrap_or(BROKEN), bytes),
+    }
+}
+
+/// Tables that are missing or inconsistent, which the compiler never makes.
+const BROKEN: Decision = Decision::Drop(DropReason::BrokenTables);
+
+/// The policy's decision on a well-formed packet; `None` if the tables are inconsistent.
+#[inline(always)]
+fn by_policy<T: Tables, W: World>(parsed: &Parsed, tables: &T, world: &W) -> Option<Decision> {
     match parsed {
-        Parsed::Arp => essential::arp(&tables),
-        Parsed::LinkLayer => essential::link_layer(&tables),
-        Parsed::Ip(packet) => match essential::pass(packet, &tables) {
+        Parsed::Arp => essential::arp(tables),
+        Parsed::LinkLayer => essential::link_layer(tables),
+        Parsed::Ip(packet) => match essential::pass(packet, tables) {
             Some(reason) => Some(Decision::Pass(reason)),
-            None => classify::decide(packet, &tables, world),
+            None => classify::decide(packet, header::INGRESS, tables, world),
         },
     }
+}
+
+/// The last part: what no rule accepts may be an error about a packet of ours, or answer a flow of ours.
+#[inline(always)]
+pub fn beyond_rules<F: Frame + ?Sized, W: World>(frame: &F, asked: &Asked, world: &W) -> Decision {
+    let packet = &asked.packet;
+    let decision = if packet.transport.is_icmp_error() {
+        related::decide(frame, packet, asked.by_rules, world).unwrap_or(BROKEN)
+    } else {
+        connection::decide(frame, packet, asked.by_rules, world)
+    };
+    if matches!(packet.fragment, Fragment::First) {
+        fragment::remember(packet, asked.identification, decision, world);
+    }
+    world.count(decision.outcome().counter(), packet.frame_bytes);
+    decision
 }

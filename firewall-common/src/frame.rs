@@ -12,6 +12,10 @@ impl<T: FromBytes + Immutable + KnownLayout + Unaligned> Wire for T {}
 
 /// A received frame, beginning with its Ethernet header.
 pub trait Frame {
+    /// Whether frames may be longer than any wire carries, because the card cuts them up: what leaves may. The verifier does
+    /// not have to look at what then is only dead code.
+    const MAY_BE_CUT_UP: bool = true;
+
     /// Bytes that [`Frame::view`] can reach: the whole frame, or the first buffer of a frame spread over several.
     fn len(&self) -> u32;
 
@@ -25,6 +29,18 @@ pub trait Frame {
     /// what it knew of the value: otherwise it follows each chain of lengths apart, and there are too many.
     fn any_offset(&self, offset: u32) -> u32 {
         offset
+    }
+
+    /// Bytes from `offset` to the frame's end where they are more than a 16-bit length can say, else 0. Of what the card cuts
+    /// up the length field may say 0 (`iph_totlen`, include/linux/ip.h); of all else 0 is a lie.
+    #[inline(always)]
+    fn big_tcp_length(&self, offset: u32) -> u32 {
+        let length = self.full_len().saturating_sub(offset);
+        if length > u32::from(u16::MAX) {
+            length
+        } else {
+            0
+        }
     }
 
     /// Whether there are no bytes at all.

@@ -6,6 +6,7 @@
 pub mod ethernet;
 pub mod ipv4;
 pub mod ipv6;
+pub mod quoted;
 pub mod transport;
 
 use crate::abi::{image::Selector, reason::DropReason};
@@ -35,8 +36,19 @@ pub struct Packet {
     pub fragment: Fragment,
     /// What it carries.
     pub transport: Transport,
+    /// Where in the frame that lies.
+    pub upper: Upper,
     /// Bytes of the frame; where it is spread over several buffers and the packet ends in the first, bytes of that one.
     pub frame_bytes: u32,
+}
+
+/// Where the upper layer lies in the frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Upper {
+    /// Offset of its header.
+    pub start: u32,
+    /// Offset behind the packet's last byte: Ethernet padding is not the packet's.
+    pub end: u32,
 }
 
 /// Source and destination in host byte order.
@@ -58,19 +70,45 @@ pub enum Addresses {
     },
 }
 
+impl Addresses {
+    /// The same with source and destination changed.
+    #[inline(always)]
+    pub const fn reversed(self) -> Self {
+        match self {
+            Self::V4 {
+                source,
+                destination,
+            } => Self::V4 {
+                source: destination,
+                destination: source,
+            },
+            Self::V6 {
+                source,
+                destination,
+            } => Self::V6 {
+                source: destination,
+                destination: source,
+            },
+        }
+    }
+}
+
 /// A packet's place among fragments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Fragment {
     /// Not fragmented, or an atomic fragment (RFC 6946), which is a whole packet.
     Whole,
-    /// The first fragment, with the transport header. Later ones do not come out of the parser.
+    /// The first fragment, with the transport header.
     First,
+    /// A later fragment, which does not say what it carries.
+    Later,
 }
 
 /// What an IP packet carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transport {
-    /// Protocol number, for IPv6 that of the upper layer.
+    /// Protocol number, for IPv6 that of the upper layer; of a later fragment, what the fragment header says comes first.
     pub protocol: u8,
     /// Which kind of selector the protocol has.
     pub selector: Option<Selector>,
@@ -106,6 +144,17 @@ pub mod protocol {
     pub const DESTINATION_OPTIONS: u8 = 60;
     /// SCTP.
     pub const SCTP: u8 = 132;
+}
+
+/// What the datagram's fragments are known by, 16 bits of IPv4 or 32 of IPv6, where `frame` is a fragment that [`parse`] has
+/// let through. It is read again: with it in every packet the verifier would have half as much again to look at.
+#[inline(always)]
+pub fn identification<F: Frame + ?Sized>(frame: &F) -> Option<u32> {
+    match ethernet::parse(frame).ok()? {
+        Content::Ipv4 { offset } => ipv4::identification(frame, offset),
+        Content::Ipv6 { offset } => ipv6::identification(frame, offset),
+        Content::Arp | Content::LinkLayer => None,
+    }
 }
 
 /// Reads a frame's headers.

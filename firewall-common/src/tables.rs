@@ -2,12 +2,21 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::abi::flow::Key;
+#[cfg(not(target_arch = "bpf"))]
+use crate::abi::flow::{Bucket, Settings};
+use crate::abi::fragment::FragmentKey;
 use crate::abi::image::{Line, Record};
+use crate::decide::flow::Flows;
+#[cfg(not(target_arch = "bpf"))]
+use crate::decide::flow::HostFlows;
 
 /// Everything outside the packet that a decision depends on or changes.
 pub trait World {
     /// The policy image in force.
     type Tables: Tables;
+    /// The flow table.
+    type Flows: Flows;
 
     /// The active image. Asked once for a packet and only behind the parser, so that one packet is decided by one
     /// generation. `None` where there is none.
@@ -15,6 +24,46 @@ pub trait World {
 
     /// Adds one packet of `bytes` to the counter in `slot`.
     fn count(&self, slot: u32, bytes: u32);
+
+    /// The flows that this host has opened.
+    fn flows(&self) -> &Self::Flows;
+
+    /// Whether the host has a TCP connection with these ends, whatever its state, or one that is being opened; listening
+    /// sockets are none. Asked only where nothing cheaper has decided.
+    fn has_connection(&self, key: &Key) -> bool;
+
+    /// Whether one more packet of this kind may be let in now.
+    fn admits(&self, kind: Limited) -> bool;
+
+    /// Whether the first fragment of this datagram was accepted; `None` if it was not seen, or is forgotten.
+    fn first_fragment(&self, key: &FragmentKey) -> Option<bool>;
+
+    /// Remembers for the later fragments of a datagram whether the first one was accepted.
+    fn remember_fragment(&self, key: &FragmentKey, accepts: bool);
+}
+
+/// What is let in only so many times in a period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Limited {
+    /// An ICMP error about a packet of this host.
+    Error = 0,
+    /// A later fragment whose first one was not seen.
+    EarlyFragment = 1,
+}
+
+impl Limited {
+    /// Number of kinds.
+    pub const COUNT: usize = 2;
+
+    /// Packets of this kind that a CPU lets in in a period of one to ten seconds. Early fragments wait for the rest in memory
+    /// that the kernel bounds and that honest ones need too.
+    pub const fn in_a_period(self) -> u32 {
+        match self {
+            Self::Error => 1_000,
+            Self::EarlyFragment => 64,
+        }
+    }
 }
 
 /// Read access to a policy image.
@@ -38,22 +87,65 @@ pub trait Tables {
     fn line(&self, index: u32) -> Option<&Line>;
 }
 
-/// A world in plain memory: an image, and a function that is told what to count.
+/// A world in plain memory: an image, a function that is told what to count, and a flow table and a memory of first
+/// fragments if the caller has them. It has no connections, and without a memory of fragments sets no limit.
+#[cfg(not(target_arch = "bpf"))]
 #[derive(Debug)]
 pub struct HostWorld<'a, C> {
     image: &'a [Line],
     count: C,
+    flows: MaybeFlows<'a>,
+    fragments: Option<&'a dyn Fragments>,
 }
 
-impl<'a, C: Fn(u32, u32)> HostWorld<'a, C> {
-    /// Decides by `image`, calls `count` with slot and bytes.
-    pub const fn new(image: &'a [Line], count: C) -> Self {
-        Self { image, count }
+/// A memory of first fragments, and its limits.
+#[cfg(not(target_arch = "bpf"))]
+pub trait Fragments: core::fmt::Debug {
+    /// As [`World::first_fragment`].
+    fn first(&self, key: &FragmentKey) -> Option<bool>;
+
+    /// As [`World::remember_fragment`].
+    fn remember(&self, key: &FragmentKey, accepts: bool);
+
+    /// As [`World::admits`].
+    fn admits(&self, _: Limited) -> bool {
+        true
     }
 }
 
+#[cfg(not(target_arch = "bpf"))]
+impl<'a, C: Fn(u32, u32)> HostWorld<'a, C> {
+    /// Decides by `image`, calls `count` with slot and bytes, follows no flows.
+    pub const fn new(image: &'a [Line], count: C) -> Self {
+        Self {
+            image,
+            count,
+            flows: MaybeFlows(None),
+            fragments: None,
+        }
+    }
+
+    /// The same, following flows.
+    pub fn with_flows(self, flows: &'a HostFlows<'a>) -> Self {
+        Self {
+            flows: MaybeFlows(Some(flows)),
+            ..self
+        }
+    }
+
+    /// The same, remembering first fragments.
+    pub fn with_fragments(self, fragments: &'a dyn Fragments) -> Self {
+        Self {
+            fragments: Some(fragments),
+            ..self
+        }
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
 impl<'a, C: Fn(u32, u32)> World for HostWorld<'a, C> {
     type Tables = HostTables<'a>;
+    type Flows = MaybeFlows<'a>;
 
     fn tables(&self) -> Option<HostTables<'a>> {
         Some(HostTables(self.image))
@@ -61,6 +153,51 @@ impl<'a, C: Fn(u32, u32)> World for HostWorld<'a, C> {
 
     fn count(&self, slot: u32, bytes: u32) {
         (self.count)(slot, bytes);
+    }
+
+    fn flows(&self) -> &MaybeFlows<'a> {
+        &self.flows
+    }
+
+    fn has_connection(&self, _: &Key) -> bool {
+        false
+    }
+
+    fn admits(&self, kind: Limited) -> bool {
+        self.fragments
+            .is_none_or(|fragments| fragments.admits(kind))
+    }
+
+    fn first_fragment(&self, key: &FragmentKey) -> Option<bool> {
+        self.fragments?.first(key)
+    }
+
+    fn remember_fragment(&self, key: &FragmentKey, accepts: bool) {
+        if let Some(fragments) = self.fragments {
+            fragments.remember(key, accepts);
+        }
+    }
+}
+
+/// A flow table, or none.
+#[cfg(not(target_arch = "bpf"))]
+#[derive(Clone, Copy, Debug)]
+pub struct MaybeFlows<'a>(pub Option<&'a HostFlows<'a>>);
+
+#[cfg(not(target_arch = "bpf"))]
+impl Flows for MaybeFlows<'_> {
+    type Word = core::sync::atomic::AtomicU64;
+
+    fn settings(&self) -> Option<&Settings> {
+        self.0?.settings()
+    }
+
+    fn bucket(&self, index: u32) -> Option<&Bucket<Self::Word>> {
+        self.0?.bucket(index)
+    }
+
+    fn now(&self) -> u32 {
+        self.0.map_or(0, Flows::now)
     }
 }
 

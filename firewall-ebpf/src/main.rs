@@ -4,20 +4,141 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod clock;
+mod flows;
+mod handoff;
 mod maps;
 mod packet;
 mod tables;
+mod world;
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use firewall_common::decide::decide;
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, xdp_action},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use firewall_common::abi::{
+    INGRESS_NEXT_FRAGMENT, INGRESS_NEXT_REFUSED, handoff::Handoff, reason::DropReason,
+};
+use firewall_common::decide::{self, Asked, Decision, egress, fragment};
+use firewall_common::parse::Packet;
 
-/// Decides every frame that arrives.
+use maps::{EGRESS_HANDOFF, EGRESS_NEXT, INGRESS_HANDOFF, INGRESS_NEXT};
+use packet::{Context as _, KernelFrame, define_registers};
+use world::KernelWorld;
+
+/// Goes on to the next program of the hook (`TCX_NEXT`, linux/bpf.h).
+const TCX_NEXT: i32 = -1;
+
+/// Decides every frame that arrives in one piece, as far as rules do.
 #[xdp(frags)]
+#[inline(always)]
 pub fn firewall_ingress(context: XdpContext) -> u32 {
-    if decide(&packet::XdpFrame::new(&context), &tables::KernelWorld).accepts() {
+    define_registers();
+    let world = KernelWorld::new(context.ctx, context.unknown());
+    let fragment = |packet: &Packet| {
+        handoff::give(&INGRESS_HANDOFF, Handoff::packet_alone(packet));
+        handoff::go_on(&context, &INGRESS_NEXT, INGRESS_NEXT_FRAGMENT);
+        NO_NEXT
+    };
+    let frame = KernelFrame::new(&context);
+    let decision = decide::by_rules(&frame, &world, fragment, |asked| refused(&context, asked));
+    xdp_action(decision)
+}
+
+/// Decides fragments, as far as rules and earlier fragments do.
+#[xdp(frags)]
+#[inline(always)]
+pub fn ingress_fragment(context: XdpContext) -> u32 {
+    let Some(handoff) = handoff::take(&INGRESS_HANDOFF) else {
+        return xdp_action::XDP_DROP;
+    };
+    let world = KernelWorld::new(context.ctx, context.unknown());
+    let packet = handoff.packet();
+    let frame = KernelFrame::new(&context);
+    let decision = fragment::decide(&frame, &packet, &world, |asked| refused(&context, asked));
+    xdp_action(decision)
+}
+
+/// Decides what rules refuse.
+#[xdp(frags)]
+#[inline(always)]
+pub fn ingress_refused(context: XdpContext) -> u32 {
+    let Some(handoff) = handoff::take(&INGRESS_HANDOFF) else {
+        return xdp_action::XDP_DROP;
+    };
+    let world = KernelWorld::new(context.ctx, context.unknown());
+    let asked = handoff.to_asked();
+    xdp_action(decide::beyond_rules(
+        &KernelFrame::new(&context),
+        &asked,
+        &world,
+    ))
+}
+
+/// Decides every frame that leaves, as far as rules for what arrives do.
+#[classifier]
+#[inline(always)]
+pub fn firewall_egress(context: TcContext) -> i32 {
+    define_registers();
+    let world = KernelWorld::new(context.skb.skb, context.unknown());
+    let opens = |packet: &Packet| {
+        handoff::give(&EGRESS_HANDOFF, Handoff::packet_alone(packet));
+        handoff::go_on(&context, &EGRESS_NEXT, 0);
+        NO_NEXT
+    };
+    let frame = KernelFrame::new(&context);
+    tcx_action(egress::by_ingress_rules(&frame, &world, opens))
+}
+
+/// Decides what may open a flow.
+#[classifier]
+#[inline(always)]
+pub fn egress_opens(context: TcContext) -> i32 {
+    let Some(handoff) = handoff::take(&EGRESS_HANDOFF) else {
+        return TC_ACT_SHOT;
+    };
+    let world = KernelWorld::new(context.skb.skb, context.unknown());
+    let packet = handoff.packet();
+    tcx_action(egress::what_opens(
+        &KernelFrame::new(&context),
+        &packet,
+        &world,
+    ))
+}
+
+/// What happens where the next program is missing, which the loader never lets happen.
+const NO_NEXT: Decision = Decision::Drop(DropReason::BrokenTables);
+
+/// Goes on with what no rule accepts.
+#[inline(always)]
+fn refused(context: &XdpContext, asked: &Asked) -> Decision {
+    handoff::give(&INGRESS_HANDOFF, Handoff::asked(asked));
+    handoff::go_on(context, &INGRESS_NEXT, INGRESS_NEXT_REFUSED);
+    NO_NEXT
+}
+
+#[inline(always)]
+const fn xdp_action(decision: Decision) -> u32 {
+    // What counts it does not matter any more, and need not be known.
+    let accepts = match decision {
+        Decision::Drop(_) => false,
+        Decision::Pass(_) => true,
+        Decision::Rule { outcome, .. } | Decision::Default { outcome } => outcome.accepts(),
+    };
+    if accepts {
         xdp_action::XDP_PASS
     } else {
         xdp_action::XDP_DROP
+    }
+}
+
+#[inline(always)]
+const fn tcx_action(decision: Decision) -> i32 {
+    if decision.accepts() {
+        TCX_NEXT
+    } else {
+        TC_ACT_SHOT
     }
 }
 

@@ -1,15 +1,22 @@
 //! The maps, by the names that `firewall_common::abi` gives them.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, PerCpuArray},
+    btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray, ProgramArray},
     macros::btf_map,
 };
 use firewall_common::abi::{
-    SLOTS,
+    IMAGE_MAP_FLAGS, SLOTS,
     control::Control,
     counter::{Counter, MIN_SLOTS},
+    flow::{Bucket, FLOW_MAP_FLAGS, MIN_BUCKETS, Settings},
+    fragment::{FragmentKey, MAX_DATAGRAMS, Remembered},
+    handoff::Handoff,
     image::{Line, SIZE_CLASSES},
 };
+use firewall_common::tables::Limited;
+
+use crate::flows::KernelWord;
+use crate::world::Admitted;
 
 /// A policy image of one size class.
 #[repr(C)]
@@ -18,8 +25,11 @@ pub struct Image<const LINES: usize> {
     pub lines: [Line; LINES],
 }
 
+/// The map of one image.
+pub type ImageMap<const LINES: usize> = Array<Image<LINES>, 1, { IMAGE_MAP_FLAGS as usize }>;
+
 /// Generations of one size class.
-pub type Images<const LINES: usize> = ArrayOfMaps<Array<Image<LINES>, 1>, { SLOTS as usize }>;
+pub type Images<const LINES: usize> = ArrayOfMaps<ImageMap<LINES>, { SLOTS as usize }>;
 
 /// Lines in an image of size class `class`.
 pub const fn lines(class: usize) -> usize {
@@ -33,6 +43,44 @@ pub static CONTROL: Array<Control, 1> = Array::new();
 /// Packets and bytes by reason, rule and port; user space sets the real number of slots when it loads the program.
 #[btf_map]
 pub static COUNTERS: PerCpuArray<Counter, { MIN_SLOTS as usize }> = PerCpuArray::new();
+
+/// The flows that this host has opened; user space makes the table, of the size that is wanted, and all programs of a
+/// network namespace share it.
+#[btf_map]
+pub static FLOWS: Array<
+    Bucket<KernelWord>,
+    { MIN_BUCKETS as usize },
+    { IMAGE_MAP_FLAGS as usize },
+> = Array::new();
+
+/// What the programs must know of the flow table.
+#[btf_map]
+pub static FLOW_SETTINGS: Array<Settings, 1> = Array::new();
+
+/// A packet on its way to [`INGRESS_NEXT`].
+#[btf_map]
+pub static INGRESS_HANDOFF: PerCpuArray<Handoff, 1> = PerCpuArray::new();
+
+/// A packet on its way to [`EGRESS_NEXT`].
+#[btf_map]
+pub static EGRESS_HANDOFF: PerCpuArray<Handoff, 1> = PerCpuArray::new();
+
+/// The programs that go on with what rules refuse, and with fragments.
+#[btf_map]
+pub static INGRESS_NEXT: ProgramArray<2> = ProgramArray::new();
+
+/// The program that goes on with what may open a flow.
+#[btf_map]
+pub static EGRESS_NEXT: ProgramArray<1> = ProgramArray::new();
+
+/// How many packets of each [`Limited`] kind have been let in lately.
+#[btf_map]
+pub static LIMITS: PerCpuArray<Admitted, { Limited::COUNT }> = PerCpuArray::new();
+
+/// What was decided of first fragments.
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, Remembered, { MAX_DATAGRAMS as usize }> =
+    LruHashMap::new();
 
 #[btf_map]
 pub static IMAGE_0: Images<{ lines(0) }> = ArrayOfMaps::new();

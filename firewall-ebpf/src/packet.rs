@@ -4,50 +4,126 @@
     reason = "packet pointers are checked against the packet's end here, for everybody else"
 )]
 
-use aya_ebpf::{helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
+use core::mem::offset_of;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
+    helpers::generated::bpf_xdp_get_buff_len,
+    programs::{TcContext, XdpContext},
+};
 use firewall_common::frame::{Frame, MAX_OFFSET, Wire};
 
-/// A frame as XDP hands it over; [`Frame::len`] covers its first buffer.
-pub struct XdpFrame<'a> {
-    context: &'a XdpContext,
+/// What both kinds of program are given.
+pub trait Context {
+    /// As [`Frame::MAY_BE_CUT_UP`].
+    const MAY_BE_CUT_UP: bool;
+
+    /// Address of the first byte.
+    fn start(&self) -> usize;
+
+    /// Address behind the last byte that can be reached.
+    fn end(&self) -> usize;
+
+    /// Bytes of the whole frame.
+    fn full_len(&self) -> u32;
+
+    /// A number of which the verifier knows nothing.
+    fn unknown(&self) -> u32;
 }
 
-impl<'a> XdpFrame<'a> {
-    /// The frame of `context`.
+impl Context for XdpContext {
+    const MAY_BE_CUT_UP: bool = false;
+
     #[inline(always)]
-    pub fn new(context: &'a XdpContext) -> Self {
-        Self { context }
+    fn start(&self) -> usize {
+        address_at::<{ offset_of!(xdp_md, data) }, _>(self.ctx)
     }
-}
 
-impl Frame for XdpFrame<'_> {
     #[inline(always)]
-    fn len(&self) -> u32 {
-        (self.context.data_end() - self.context.data()) as u32
+    fn end(&self) -> usize {
+        address_at::<{ offset_of!(xdp_md, data_end) }, _>(self.ctx)
     }
 
     #[inline(always)]
     fn full_len(&self) -> u32 {
         // SAFETY: the context is the one that the kernel passed to this program.
-        unsafe { bpf_xdp_get_buff_len(self.context.ctx) as u32 }
+        let length = unsafe { bpf_xdp_get_buff_len(self.ctx) as u32 };
+        define_arguments();
+        length
+    }
+
+    #[inline(always)]
+    fn unknown(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.ctx).rx_queue_index }
+    }
+}
+
+impl Context for TcContext {
+    const MAY_BE_CUT_UP: bool = true;
+
+    #[inline(always)]
+    fn start(&self) -> usize {
+        address_at::<{ offset_of!(__sk_buff, data) }, _>(self.skb.skb)
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        address_at::<{ offset_of!(__sk_buff, data_end) }, _>(self.skb.skb)
+    }
+
+    #[inline(always)]
+    fn full_len(&self) -> u32 {
+        self.len()
+    }
+
+    #[inline(always)]
+    fn unknown(&self) -> u32 {
+        // SAFETY: the context is the one that the kernel passed to this program.
+        unsafe { (*self.skb.skb).queue_mapping }
+    }
+}
+
+/// A frame as the kernel hands it over; [`Frame::len`] covers its first buffer.
+pub struct KernelFrame<'a, C> {
+    context: &'a C,
+}
+
+impl<'a, C: Context> KernelFrame<'a, C> {
+    /// The frame of `context`.
+    #[inline(always)]
+    pub fn new(context: &'a C) -> Self {
+        Self { context }
+    }
+}
+
+impl<C: Context> Frame for KernelFrame<'_, C> {
+    const MAY_BE_CUT_UP: bool = C::MAY_BE_CUT_UP;
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        (self.context.end() - self.context.start()) as u32
+    }
+
+    #[inline(always)]
+    fn full_len(&self) -> u32 {
+        self.context.full_len()
     }
 
     #[inline(always)]
     fn any_offset(&self, offset: u32) -> u32 {
-        // SAFETY: as above.
-        let unknown = unsafe { (*self.context.ctx).rx_queue_index };
-        forget(offset, unknown) & MAX_OFFSET
+        forget(offset, self.context.unknown()) & MAX_OFFSET
     }
 
     #[inline(always)]
     fn view<T: Wire>(&self, offset: u32) -> Option<&T> {
         // No offset is larger; a comparison would tell the verifier the same, but make it follow every offset apart.
-        let start = self.context.data() + (offset & MAX_OFFSET) as usize;
-        if end_of::<T>(start) > self.context.data_end() {
+        let start = self.context.start() + (offset & MAX_OFFSET) as usize;
+        if end_of::<T>(start) > self.context.end() {
             return None;
         }
-        // SAFETY: the bytes lie between data and data_end, T may be any bytes at any address, and nothing in this
-        // program writes to the packet.
+        // SAFETY: the bytes lie between start and end, T may be any bytes at any address, and nothing in this program
+        // writes to the packet.
         Some(unsafe { &*(start as *const T) })
     }
 }
@@ -73,7 +149,7 @@ fn end_of<T>(start: usize) -> usize {
 
 /// `value` itself. The verifier does not see that both exclusive ors cancel out.
 #[inline(always)]
-fn forget(value: u32, unknown: u32) -> u32 {
+pub fn forget(value: u32, unknown: u32) -> u32 {
     let mut result = u64::from(value);
     // SAFETY: two exclusive ors.
     unsafe {
@@ -86,4 +162,64 @@ fn forget(value: u32, unknown: u32) -> u32 {
         );
     }
     result as u32
+}
+
+/// The packet pointer that the context has at `OFFSET`, whose fields are 32 bits wide for programs. A plain read would do,
+/// but LLVM moves it away from where its value is widened to 64 bits, and what is then widened is no pointer to the verifier.
+#[inline(always)]
+fn address_at<const OFFSET: usize, T>(context: *mut T) -> usize {
+    let address: u64;
+    // SAFETY: reads a field of the context that the kernel passed to this program.
+    unsafe {
+        core::arch::asm!(
+            "{address} = *(u32 *)({context} + {offset})",
+            address = out(reg) address,
+            context = in(reg) context,
+            offset = const OFFSET,
+            options(pure, readonly, nostack),
+        );
+    }
+    address as usize
+}
+
+/// Writes all registers that a program may begin with undefined. LLVM spills registers whose value nobody will read, the
+/// missing half of an enum for one, and the verifier refuses to read a register that was never written.
+#[inline(always)]
+pub fn define_registers() {
+    define_arguments();
+    // SAFETY: registers that are said to be overwritten.
+    unsafe {
+        core::arch::asm!(
+            "r6 = 0",
+            "r7 = 0",
+            "r8 = 0",
+            "r9 = 0",
+            out("r6") _,
+            out("r7") _,
+            out("r8") _,
+            out("r9") _,
+            options(nomem, nostack),
+        );
+    }
+}
+
+/// Writes the registers that a call of a helper leaves undefined, for the same reason.
+#[inline(always)]
+pub fn define_arguments() {
+    // SAFETY: registers that are said to be overwritten.
+    unsafe {
+        core::arch::asm!(
+            "r1 = 0",
+            "r2 = 0",
+            "r3 = 0",
+            "r4 = 0",
+            "r5 = 0",
+            out("r1") _,
+            out("r2") _,
+            out("r3") _,
+            out("r4") _,
+            out("r5") _,
+            options(nomem, nostack),
+        );
+    }
 }

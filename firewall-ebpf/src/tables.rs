@@ -1,19 +1,13 @@
-//! The active policy image in its map, and the counters.
+//! The active policy image in its map.
 #![expect(
     unsafe_code,
     reason = "image pointers are checked against the image's size here, for everybody else"
 )]
 
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps};
-use firewall_common::abi::{
-    SLOTS,
-    image::{Line, Record},
-};
-use firewall_common::tables::{Tables, World};
+use firewall_common::abi::image::{Line, Record};
+use firewall_common::tables::Tables;
 
-use crate::maps::{
-    CONTROL, COUNTERS, IMAGE_0, IMAGE_1, IMAGE_2, IMAGE_3, IMAGE_4, Image, Images, lines,
-};
+use crate::maps::{CONTROL, IMAGE_0, IMAGE_1, IMAGE_2, IMAGE_3, IMAGE_4, Image, Images, lines};
 
 /// The image that was active when the packet arrived.
 pub struct KernelTables {
@@ -24,7 +18,7 @@ pub struct KernelTables {
 impl KernelTables {
     /// Finds the active image. `None` if there is none, which user space never lets happen while a program is attached.
     #[inline(always)]
-    fn active() -> Option<Self> {
+    pub fn active() -> Option<Self> {
         let control = CONTROL.get(0)?;
         let slot = control.slot();
         match control.class() {
@@ -83,28 +77,5 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn line(&self, index: u32) -> Option<&Line> {
         self.get(index)
-    }
-}
-
-/// The kernel's side of a decision.
-pub struct KernelWorld;
-
-impl World for KernelWorld {
-    type Tables = KernelTables;
-
-    #[inline(always)]
-    fn tables(&self) -> Option<KernelTables> {
-        KernelTables::active()
-    }
-
-    #[inline(always)]
-    fn count(&self, slot: u32, bytes: u32) {
-        if let Some(counter) = COUNTERS.get_ptr_mut(slot) {
-            // SAFETY: the slot is this CPU's own, and a program is not interrupted by another on the same CPU.
-            unsafe {
-                (*counter).packets += 1;
-                (*counter).bytes += u64::from(bytes);
-            }
-        }
     }
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::command;
+use crate::command::flows::Filter;
 use crate::kernel::guard::ModeChoice;
 use crate::output::{Format, Output, Refused};
 
@@ -58,6 +59,14 @@ enum Verb {
         #[arg(long)]
         watch: bool,
     },
+    /// What this host has opened and may be answered, the most recent first.
+    Flows {
+        /// A guarded interface; all of its network namespace share their flows.
+        #[arg(short, long, value_name = "IFACE")]
+        interface: String,
+        #[command(flatten)]
+        filter: Filter,
+    },
     /// Take the firewall off: everything is let in again.
     Detach {
         #[command(flatten)]
@@ -89,6 +98,7 @@ pub fn run() -> ExitCode {
         Verb::Stats { interfaces, watch } => {
             command::stats::run(&interfaces.interface, watch, &output)
         }
+        Verb::Flows { interface, filter } => command::flows::run(&interface, &filter, &output),
         Verb::Detach { interfaces } => command::detach::run(&interfaces.interface, &output),
     };
     let Err(error) = done else {

@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod check;
 pub(crate) mod detach;
+pub(crate) mod flows;
 pub(crate) mod rules;
 pub(crate) mod stats;
 pub(crate) mod status;
@@ -22,7 +23,7 @@ fn interface(name: &str) -> Result<Interface> {
 fn guard(name: &str) -> Result<(Interface, Guard)> {
     let interface = interface(name)?;
     match Guard::find(&interface)? {
-        Found::Guard(guard) => Ok((interface, guard)),
+        Found::Guard(guard) => Ok((interface, *guard)),
         Found::Nothing => bail!("{name} is not guarded; `firewall apply FILE -i {name}` guards it"),
         Found::Stale => bail!(
             "{name} is NOT guarded any more: its interface was removed or made again after the firewall was attached; \

@@ -1,10 +1,13 @@
 //! The kernel's side, seen from user space: the only module that names aya.
 
+pub mod counters;
 pub mod description;
+pub mod flows;
 pub mod guard;
 pub mod image;
 pub mod instance;
 pub mod interface;
+pub mod offload;
 pub mod pins;
 pub mod programs;
 mod record;

@@ -4,6 +4,7 @@
 
 pub mod cli;
 mod command;
+pub mod counters;
 pub mod kernel;
 mod lock;
 mod output;

@@ -73,7 +73,7 @@ pub(crate) fn table(
     heading: &[&str],
     right: &[usize],
     rows: impl IntoIterator<Item = Vec<String>>,
-) -> Table {
+) -> String {
     let mut table = Table::new();
     table
         .load_preset(presets::NOTHING)
@@ -88,7 +88,9 @@ pub(crate) fn table(
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    table
+    // The padding of the last column is nothing to copy into a ticket.
+    let lines = table.lines().map(|line| line.trim_end().to_owned());
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Bytes for people, with a binary unit.

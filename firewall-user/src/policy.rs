@@ -1,5 +1,6 @@
 //! A rule file on its way into the kernel: loaded, compiled, described.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,9 +10,10 @@ use firewall_common::abi::image::Line;
 use sha2::{Digest as _, Sha256};
 use zerocopy::IntoBytes as _;
 
+use crate::counters::Slots;
 use crate::kernel::description::{DescribedRule, Description, Policy};
 use crate::kernel::interface;
-use crate::rules::compile::{Compiled, Slots, compile};
+use crate::rules::compile::{Compiled, compile};
 use crate::rules::model::{Action, Direction, Protocol, Rule};
 use crate::rules::names::{self, IcmpFamily};
 use crate::rules::{Diagnostic, Loaded};
@@ -32,21 +34,19 @@ pub(crate) struct Prepared {
 /// The tables would be too large.
 pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>) -> Result<Prepared> {
     let rule_set = &loaded.rule_set;
-    let taken = before.map(slots).unwrap_or_default();
-    let compiled = compile(rule_set, Direction::Ingress, &taken)?;
-    let rules = compiled
-        .order
+    let none = Slots::default();
+    let taken = before.map_or(&none, |before| &before.slots);
+    let compiled = compile(rule_set, taken)?;
+    let rules = rule_set
+        .rules
         .iter()
-        .map(|&index| {
-            let rule = &rule_set.rules[index];
-            DescribedRule {
-                name: rule.name.clone(),
-                action: action(rule.action).to_owned(),
-                matches: matches(loaded, rule),
-                comment: rule.comment.clone(),
-                line: rule.line,
-                slot: compiled.slots.rules[&rule.name],
-            }
+        .map(|rule| DescribedRule {
+            name: rule.name.clone(),
+            direction: direction(rule.direction).to_owned(),
+            action: action(rule.action).to_owned(),
+            matches: matches(loaded, rule),
+            comment: rule.comment.clone(),
+            line: rule.line,
         })
         .collect();
     let policy = Policy {
@@ -54,13 +54,10 @@ pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>) -> Result<Prepar
         image_sha256: sha256(compiled.image.as_bytes()),
         image_bytes: size_of_val(&compiled.image[..]) as u64,
         default_accepts: rule_set.defaults.ingress == Action::Accept,
+        egress_default_accepts: rule_set.defaults.egress == Action::Accept,
         rules,
-        ports: compiled
-            .slots
-            .ports
-            .iter()
-            .map(|(&(protocol, port), &slot)| (protocol, port, slot))
-            .collect(),
+        ports: compiled.ports.clone(),
+        slots: compiled.slots.clone(),
     };
     let warnings = warnings(loaded, &compiled);
     Ok(Prepared {
@@ -96,25 +93,12 @@ impl Prepared {
     }
 }
 
-fn slots(policy: &Policy) -> Slots {
-    Slots {
-        rules: policy
-            .rules
-            .iter()
-            .map(|rule| (rule.name.clone(), rule.slot))
-            .collect(),
-        ports: policy
-            .ports
-            .iter()
-            .map(|&(protocol, port, slot)| ((protocol, port), slot))
-            .collect(),
-    }
-}
-
 fn warnings(loaded: &Loaded, compiled: &Compiled) -> Vec<Diagnostic> {
     let rules = &loaded.rule_set.rules;
     let mut warnings: Vec<Diagnostic> = Vec::new();
-    for (&index, winners) in &compiled.shadowed {
+    let shadowed = compiled.ingress.shadowed.iter();
+    let shadowed: BTreeMap<_, _> = shadowed.chain(&compiled.egress.shadowed).collect();
+    for (&index, winners) in shadowed {
         // A rule that matches nothing by itself has been told of already.
         if winners.is_empty() {
             continue;
@@ -137,21 +121,14 @@ fn warnings(loaded: &Loaded, compiled: &Compiled) -> Vec<Diagnostic> {
         }
         warnings.push(warning.help("remove it, or move it before the rules that cover it"));
     }
-    if let Some(index) = rules
-        .iter()
-        .position(|rule| rule.direction == Direction::Egress)
-    {
-        warnings.push(
-            loaded
-                .rule_warning(
-                    index,
-                    "egress rules do not take effect yet",
-                    "checked, but not enforced",
-                )
-                .help("what leaves this host is not filtered by this version"),
-        );
-    }
     warnings
+}
+
+fn direction(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "ingress",
+        Direction::Egress => "egress",
+    }
 }
 
 fn action(action: Action) -> &'static str {

@@ -1,13 +1,11 @@
-//! The SSH session in which a command was typed, and whether a policy would shut it out.
+//! The SSH session in which a command was typed, and whether a policy would let in another like it.
 
 use std::fs;
 use std::net::IpAddr;
 
-use firewall_common::abi::image::{Line, Selector};
-use firewall_common::decide::{Decision, classify};
-use firewall_common::parse::{
-    Addresses, Fragment, Packet, Transport, protocol, transport::tcp_flag,
-};
+use firewall_common::abi::image::{Line, Selector, header};
+use firewall_common::decide::classify;
+use firewall_common::parse::{Addresses, Transport, protocol, transport::tcp_flag};
 use firewall_common::tables::{HostWorld, World as _};
 
 /// Ends of a TCP connection to this host.
@@ -51,7 +49,7 @@ impl Session {
         })
     }
 
-    /// Whether `image` would drop the session's next packet.
+    /// Whether `image` would refuse the first packet of another session like this one, which itself goes on.
     pub(crate) fn is_shut_out(&self, image: &[Line]) -> bool {
         let addresses = match (self.client.0.to_canonical(), self.server.0.to_canonical()) {
             (IpAddr::V4(client), IpAddr::V4(server)) => Addresses::V4 {
@@ -64,24 +62,18 @@ impl Session {
             },
             _ => return false,
         };
-        let packet = Packet {
-            addresses,
-            hop_limit: 64,
-            fragment: Fragment::Whole,
-            transport: Transport {
-                protocol: protocol::TCP,
-                selector: Some(Selector::Tcp),
-                value: self.server.1,
-                source_port: self.client.1,
-                tcp_flags: tcp_flag::ACK,
-            },
-            frame_bytes: 0,
+        let transport = Transport {
+            protocol: protocol::TCP,
+            selector: Some(Selector::Tcp),
+            value: self.server.1,
+            source_port: self.client.1,
+            tcp_flags: tcp_flag::SYN,
         };
         let world = HostWorld::new(image, |_, _| {});
-        let decision = world
+        let found = world
             .tables()
-            .and_then(|tables| classify::decide(&packet, &tables, &world));
-        !decision.is_some_and(Decision::accepts)
+            .and_then(|tables| classify::find(&addresses, &transport, header::INGRESS, &tables));
+        !found.is_some_and(|found| found.outcome.accepts())
     }
 }
 

@@ -6,10 +6,14 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
+use firewall_common::abi::flow::Timeouts;
+use firewall_common::abi::image::Selector;
+use firewall_common::parse::{Addresses, Fragment, Packet, Transport, Upper};
 use firewall_user::rules::model::{
-    Action, AddressSet, Defaults, Direction, Essentials, Protocol, Rule, RuleSet, SetId, TcpFlags,
+    Action, AddressSet, Defaults, Direction, Essentials, Flows, Protocol, Rule, RuleSet, SetId,
+    TcpFlags, Vlans,
 };
-use firewall_user::rules::{self, Loaded, Report, Severity};
+use firewall_user::rules::{self, Loaded, Report, Severity, oracle};
 use proptest::prelude::*;
 
 const WIDTH: usize = 100;
@@ -119,6 +123,25 @@ shows! {
     unclosed_heading: mistake("[groups\na = [\"192.0.2.1\"]\n[[rule]\nname = \"x\"\n");
     unquoted_text: rule_mistake("protocol = tcp\nfrom =\nports [80]");
     key_twice: rule_mistake("log = true\nlog = false");
+    unknown_top_level_key: mistake("[colours]\n");
+    unknown_flows_key: mistake("[flows]\nentries = 4096\n");
+    unknown_timeout: mistake("[flows.timeouts]\nudp-steam = \"2m\"\ntcp-time-wait = \"2m\"\n");
+    flows_of_wrong_types: mistake(
+        "[flows]\nsize = \"64k\"\n[flows.timeouts]\nudp = 1.5\nicmp = [30]\ntcp-established = true\n",
+    );
+    timeouts_without_table: mistake("[flows]\ntimeouts = \"5m\"\n");
+    unknown_vlans_key: mistake("[vlans]\nid = [10]\n");
+    vlans_of_wrong_types: mistake("[vlans]\nuntagged = 1\nids = 10\n");
+    vlans_that_cannot_be: mistake("[vlans]\nids = [0, 4095, -1, \"10..20\", \"30-20\", \"office\", \"4000-4095\"]\n");
+    no_vlan_at_all: mistake("[vlans]\nuntagged = false\n");
+    flow_table_sizes: mistake("[flows]\nsize = 1000\n");
+    timeouts_out_of_bounds: mistake(
+        "[flows.timeouts]\nudp = 0\nudp-stream = \"0s\"\nicmp = -30\ntcp-established = \"366d\"\n\
+         other = 99999999999999999999\n",
+    );
+    timeouts_not_understood: mistake(
+        "[flows.timeouts]\nudp = \"30 sec\"\nudp-stream = \"2w\"\nother = \"1.5h\"\nicmp = \"soon\"\n",
+    );
 }
 
 /// Every mistake of a file is told at once, whatever its kind, in the order of the file.
@@ -223,11 +246,11 @@ fn port_mistakes() {
         ),
         (
             "\"80:90\"",
-            "`80:90` is not how a range of ports is written (write \"80-90\")",
+            "`80:90` is not how a range is written (write \"80-90\")",
         ),
         (
             "\"80 - 90\"",
-            "`80 - 90` is not how a range of ports is written (write \"80-90\")",
+            "`80 - 90` is not how a range is written (write \"80-90\")",
         ),
         (
             "\"1-70000\"",
@@ -248,6 +271,57 @@ fn port_mistakes() {
             rule(&format!("protocol = \"{protocol}\"\nports = [1]")).ports,
             Some(vec![(1, 1)])
         );
+    }
+}
+
+#[test]
+fn flows_are_followed_as_the_file_says() {
+    assert_eq!(good("version = 1\n").rule_set.flows, Flows::default());
+    assert_eq!(Flows::default().size, 65_536);
+    let flows = good(
+        "version = 1\n[flows]\nsize = 524288\n[flows.timeouts]\ntcp-syn-sent = \"90s\"\ntcp-established = \"2h\"\n\
+         tcp-closing = \"5m\"\ntcp-closed = 10\nudp = \"45\"\nudp-stream = \"180s\"\nicmp = \"1m\"\nother = \"1d\"\n",
+    )
+    .rule_set
+    .flows;
+    let timeouts = Timeouts {
+        tcp_syn_sent: 90,
+        tcp_established: 7200,
+        tcp_closing: 300,
+        tcp_closed: 10,
+        udp: 45,
+        udp_stream: 180,
+        icmp: 60,
+        other: 86_400,
+    };
+    let size = 524_288;
+    assert_eq!(flows, Flows { size, timeouts });
+    let one = good("version = 1\n[flows]\ntimeouts = { udp = 31 }\n")
+        .rule_set
+        .flows;
+    let timeouts = Timeouts {
+        udp: 31,
+        ..Timeouts::default()
+    };
+    assert_eq!(one.timeouts, timeouts);
+}
+
+/// The table has room for twice as many flows as the file asks for.
+#[test]
+fn flow_tables_are_twice_as_large() {
+    for (size, buckets) in [
+        (1024, 256),
+        (1025, 512),
+        (65_536, 16_384),
+        (524_288, 131_072),
+        (600_000, 262_144),
+        (8_388_608, 2_097_152),
+    ] {
+        let flows = Flows {
+            size,
+            ..Flows::default()
+        };
+        assert_eq!(flows.buckets(), buckets, "{size}");
     }
 }
 
@@ -737,6 +811,99 @@ fn web_serves_load_balancers_only() {
     assert!(!inside([198, 51, 100, 10]));
 }
 
+/// What role files show as a comment works when the signs are taken away.
+#[test]
+fn commented_egress_rules_of_role_files_load() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rules");
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (before, rules) = text.split_once("#\n# [[rule]]\n").expect("egress rules");
+        let rules: String = rules
+            .lines()
+            .map(|line| format!("{}\n", line.trim_start_matches('#').trim_start()))
+            .collect();
+        let before = before.replace("egress = \"accept\"\n", "egress = \"drop\"\n");
+        let loaded = good(&format!("{before}[[rule]]\n{rules}"));
+        assert!(loaded.warnings.is_empty(), "{}", path.display());
+        let set = &loaded.rule_set;
+        assert_eq!(set.defaults.egress, Action::Drop);
+        assert!(
+            set.rules
+                .iter()
+                .any(|rule| rule.direction == Direction::Egress),
+            "{}",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn a_web_server_that_may_reach_only_its_application_server_dns_and_ntp_is_one_short_file() {
+    let text = r#"version = 1
+[defaults]
+egress = "drop"
+
+[[rule]]
+name = "web"
+action = "accept"
+protocol = "tcp"
+ports = ["http", "https"]
+
+[[rule]]
+name = "to the application server"
+action = "accept"
+direction = "egress"
+protocol = "tcp"
+ports = [8080]
+to = ["192.0.2.48"]
+
+[[rule]]
+name = "DNS and NTP"
+action = "accept"
+direction = "egress"
+protocol = "udp"
+ports = ["domain", "ntp"]
+to = ["192.0.2.2"]
+"#;
+    let loaded = good(text);
+    assert!(loaded.warnings.is_empty());
+    let set = &loaded.rule_set;
+    let leaves = |protocol: u8, selector: Selector, to: [u8; 4], port: u16| {
+        let packet = Packet {
+            addresses: Addresses::V4 {
+                source: u32::from_be_bytes([192, 0, 2, 32]),
+                destination: u32::from_be_bytes(to),
+            },
+            hop_limit: 64,
+            fragment: Fragment::Whole,
+            transport: Transport {
+                protocol,
+                selector: Some(selector),
+                value: port,
+                source_port: 40_000,
+                tcp_flags: 2,
+            },
+            upper: Upper::default(),
+            frame_bytes: 74,
+        };
+        let rule = oracle::first_match(set, Direction::Egress, &packet);
+        rule.map_or(set.defaults.egress, |rule| set.rules[rule].action) == Action::Accept
+    };
+    let (application, resolver, elsewhere) = ([192, 0, 2, 48], [192, 0, 2, 2], [198, 51, 100, 7]);
+    assert!(leaves(6, Selector::Tcp, application, 8080));
+    assert!(leaves(17, Selector::Udp, resolver, 53));
+    assert!(leaves(17, Selector::Udp, resolver, 123));
+    assert!(!leaves(6, Selector::Tcp, application, 8081));
+    assert!(!leaves(6, Selector::Tcp, resolver, 8080));
+    assert!(!leaves(17, Selector::Udp, elsewhere, 53));
+    assert!(!leaves(6, Selector::Tcp, elsewhere, 443));
+    assert!(
+        !leaves(6, Selector::Tcp, elsewhere, 80),
+        "`web` is about what arrives"
+    );
+}
+
 /// Writes a rule set as a rule file would say it, groups for some of its sets.
 fn to_toml(set: &RuleSet) -> String {
     let mut out = "version = 1\n".to_owned();
@@ -769,6 +936,30 @@ fn to_toml(set: &RuleSet) -> String {
         ("link-layer", e.link_layer),
     ] {
         writeln!(out, "{key} = {on}").unwrap();
+    }
+    let Flows { size, timeouts: t } = set.flows;
+    writeln!(out, "[flows]\nsize = {size}\n[flows.timeouts]").unwrap();
+    for (key, seconds) in [
+        ("tcp-syn-sent", t.tcp_syn_sent),
+        ("tcp-established", t.tcp_established),
+        ("tcp-closing", t.tcp_closing),
+        ("tcp-closed", t.tcp_closed),
+        ("udp", t.udp),
+        ("udp-stream", t.udp_stream),
+        ("icmp", t.icmp),
+        ("other", t.other),
+    ] {
+        match seconds % 60 {
+            0 => writeln!(out, "{key} = \"{}m\"", seconds / 60).unwrap(),
+            _ => writeln!(out, "{key} = {seconds}").unwrap(),
+        }
+    }
+    if let Some(Vlans { untagged, ids }) = &set.vlans {
+        let ids: Vec<String> = ids
+            .iter()
+            .map(|(first, last)| format!("{first}-{last}"))
+            .collect();
+        writeln!(out, "[vlans]\nuntagged = {untagged}\nids = {ids:?}").unwrap();
     }
     writeln!(out, "[groups]").unwrap();
     for (name, addresses) in &set.groups {
@@ -909,10 +1100,33 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn flows()(
+        size in Flows::MIN_SIZE..=Flows::MAX_SIZE,
+        times in proptest::array::uniform8(1..=Flows::MAX_TIMEOUT_S),
+    ) -> Flows {
+        let [tcp_syn_sent, tcp_established, tcp_closing, tcp_closed, udp, udp_stream, icmp, other] = times;
+        Flows {
+            size,
+            timeouts: Timeouts {
+                tcp_syn_sent, tcp_established, tcp_closing, tcp_closed, udp, udp_stream, icmp, other,
+            },
+        }
+    }
+}
+
+prop_compose! {
+    fn vlans()(untagged in any::<bool>(), one in 1u16..50, first in 60u16..70, last in 70u16..=4094) -> Vlans {
+        Vlans { untagged, ids: vec![(one, one), (first, last)] }
+    }
+}
+
+prop_compose! {
     fn rule_set()(
         ingress in action(),
         egress in action(),
         essentials in any::<[bool; 6]>(),
+        flows in flows(),
+        vlans in proptest::option::of(vlans()),
         pool in proptest::collection::vec(address_set(), 1..5),
         mut rules in proptest::collection::vec(any_rule(), 0..6),
         grouped in any::<[bool; 5]>(),
@@ -943,6 +1157,8 @@ prop_compose! {
             essentials: Essentials {
                 arp, neighbour_discovery, path_mtu, dhcp_client, multicast_membership, link_layer,
             },
+            flows,
+            vlans,
             sets,
             rules,
             groups,
@@ -992,6 +1208,10 @@ const PIECES: &[&str] = &[
     "[[a]]\n",
     "1979-05-27",
     "{ file = \"x\" }\n",
+    "[flows]\n",
+    "[flows.timeouts]\n",
+    "size = 9\n",
+    "udp = \"5m\"\n",
     "\\u0000",
     "inf",
     "0x",

@@ -24,6 +24,8 @@ pub enum Under {
     Bare,
     /// One rule that drops; what it does not match is accepted.
     Open,
+    /// The server's rules, for VLANs 7 and 100 to 110 only, and nothing untagged.
+    Tagged,
 }
 
 /// What must happen to a frame.
@@ -73,7 +75,8 @@ pub static ALL: LazyLock<Vec<Case>> = LazyLock::new(|| {
     cases.list
 });
 
-/// Reasons that no frame gets under a policy that the compiler made, each with the test that sees to it.
+/// Reasons that no frame by itself gets under a policy that the compiler made, each with the test that sees to it. The
+/// corpus knows neither flows nor what leaves, nor the host's own addresses.
 pub const NOT_FROM_A_FRAME: &[(DropReason, &str)] = &[
     (
         DropReason::Rule,
@@ -83,7 +86,39 @@ pub const NOT_FROM_A_FRAME: &[(DropReason, &str)] = &[
         DropReason::BrokenTables,
         "verdicts.rs: broken_tables_drop; parity.rs: damaged_images_decide_alike",
     ),
+    (DropReason::TcpOutOfWindow, FLOWS),
+    (DropReason::FlowState, FLOWS),
+    (DropReason::FlowExpired, FLOWS),
+    (DropReason::IcmpRate, FLOWS),
+    (DropReason::EgressNoRule, EGRESS),
+    (DropReason::EgressMalformed, EGRESS),
+    (
+        DropReason::FragmentLater,
+        "decide/fragment/tests.rs; parity.rs: early_fragments_are_limited",
+    ),
+    (
+        DropReason::FragmentDenied,
+        "decide/fragment/tests.rs; parity.rs: later_fragments_follow_the_first",
+    ),
 ];
+
+/// Like [`NOT_FROM_A_FRAME`], for what passes.
+pub const NOT_PASSED_BY_A_FRAME: &[(PassReason, &str)] = &[
+    (PassReason::Answer, FLOWS),
+    (
+        PassReason::Fragment,
+        "decide/fragment/tests.rs; parity.rs: later_fragments_follow_the_first",
+    ),
+    (PassReason::Connection, FLOWS),
+    (PassReason::EgressDefault, EGRESS),
+    (PassReason::EgressReply, EGRESS),
+    (PassReason::EgressEssential, EGRESS),
+    (PassReason::EgressConnection, EGRESS),
+];
+
+const FLOWS: &str =
+    "takes a packet that left before: flows.rs, namespaces/replies.rs and decide/flow/tests.rs";
+const EGRESS: &str = "is about what leaves: flows.rs and namespaces/replies.rs";
 
 const SERVER: &str = r#"
 version = 1
@@ -165,9 +200,15 @@ protocol = "tcp"
 ports = [23]
 "#;
 
+const TAGGED: &str = r#"
+[vlans]
+untagged = false
+ids = [7, "100-110"]
+"#;
+
 impl Under {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Server, Self::Bare, Self::Open];
+    pub const ALL: [Self; 4] = [Self::Server, Self::Bare, Self::Open, Self::Tagged];
 
     /// The policy as a rule file.
     pub fn toml(self) -> String {
@@ -175,12 +216,13 @@ impl Under {
             Self::Server => SERVER.to_owned(),
             Self::Bare => format!("{SERVER}{BARE}"),
             Self::Open => OPEN.to_owned(),
+            Self::Tagged => format!("{SERVER}{TAGGED}"),
         }
     }
 
     /// The policy itself.
     pub fn policy(self) -> &'static Policy {
-        static POLICIES: LazyLock<[Policy; 3]> = LazyLock::new(|| {
+        static POLICIES: LazyLock<[Policy; 4]> = LazyLock::new(|| {
             let parsed = |under: Under| Policy::parse(&under.toml());
             Under::ALL.map(|under| parsed(under).expect("the corpus' policies are right"))
         });

@@ -1,12 +1,16 @@
 //! Frames through the loaded program, by BPF_PROG_TEST_RUN, with the same frames decided on the host beside it.
 
 use anyhow::{Context as _, Result, bail, ensure};
+use aya::maps::{HashMap, PerCpuArray, PerCpuValues};
 use aya::programs::{TestRun as _, TestRunOptions};
+use firewall_common::abi::MAP_FRAGMENTS;
+use firewall_common::abi::fragment::FragmentKey;
 use firewall_common::abi::image::{Line, SIZE_CLASSES};
+use firewall_common::tables::Limited;
 use firewall_user::kernel::image::{Place, class_of};
 use firewall_user::kernel::instance::Instance;
 
-use crate::policy::{Effect, Sums, decide_by};
+use crate::policy::{Effect, FirstFragments, Sums, decide_after};
 
 /// Shortest frame that the kernel takes for a test run.
 pub const SHORTEST: usize = 14;
@@ -18,6 +22,7 @@ pub struct Kernel {
     slots: u32,
     next_slot: u32,
     expected: Sums,
+    fragments: FirstFragments,
 }
 
 impl Kernel {
@@ -35,6 +40,7 @@ impl Kernel {
             slots,
             next_slot: 0,
             expected: Sums::default(),
+            fragments: FirstFragments::default(),
         })
     }
 
@@ -112,13 +118,14 @@ impl Kernel {
             .into_iter()
             .filter(|frame| frame.len() >= SHORTEST)
             .collect();
+        self.forget_fragments()?;
         let before = self.sums()?;
         ensure!(
             before == self.expected,
             "the counters changed outside of a test"
         );
         for frame in &frames {
-            let host = decide_by(image, frame);
+            let host = decide_after(image, &self.fragments, frame);
             let passes = self.passes(frame)?;
             ensure!(
                 passes == host.decision.accepts(),
@@ -129,11 +136,39 @@ impl Kernel {
         }
         if self.sums()? != self.expected {
             for frame in &frames {
-                self.same_counts(&decide_by(image, frame), frame)?;
+                let host = decide_after(image, &self.fragments, frame);
+                self.same_counts(&host, frame)?;
             }
             bail!("the counters differ, but not for any frame alone");
         }
         Ok(frames.len())
+    }
+
+    /// Forgets what was decided of first fragments, here and in the kernel, where that has its time, and how many packets of a
+    /// limited kind were let in.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn forget_fragments(&mut self) -> Result<()> {
+        self.fragments = FirstFragments::default();
+        let map = self
+            .instance
+            .ebpf()
+            .map_mut(MAP_FRAGMENTS)
+            .context("no map of fragments")?;
+        let mut map = HashMap::<_, [u8; size_of::<FragmentKey>()], u64>::try_from(map)?;
+        let keys: Vec<_> = map.keys().collect::<Result<_, _>>()?;
+        for key in keys {
+            map.remove(&key)?;
+        }
+        let limits = self.instance.ebpf().map_mut("LIMITS");
+        let mut limits = PerCpuArray::<_, u64>::try_from(limits.context("no limits")?)?;
+        for kind in 0..Limited::COUNT as u32 {
+            let processors = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+            limits.set(kind, PerCpuValues::try_from(vec![0; processors])?, 0)?;
+        }
+        Ok(())
     }
 
     fn same_counts(&mut self, host: &Effect, frame: &[u8]) -> Result<()> {

@@ -4,7 +4,9 @@
 //! dropped, also when the test panics; what a killed test process has left is removed by the next. Names carry the
 //! process and a number, because pins in bpffs go by interface name whatever the namespace: tests run in parallel.
 
+mod beyond;
 mod command;
+mod daemon;
 mod frames;
 mod host;
 mod lab;
@@ -13,7 +15,20 @@ mod sweep;
 pub mod traffic;
 
 pub use command::{Outcome, firewall, workspace};
+pub use daemon::Daemon;
 pub use frames::FramePort;
 pub use host::{Attached, Host};
 pub use lab::{Lab, PINS, skip};
-pub use stats::{Count, Port, Reason, Rule, Stats, Totals};
+pub use stats::{Count, Fill, Port, Reason, Rule, Stats, Totals};
+
+/// Both ways to attach an XDP program to a veth interface.
+pub const MODES: [&str; 2] = ["native", "generic"];
+
+/// A rule file with these rules, the keys of each separated by `; `. What none matches is dropped.
+pub fn rules(rules: &[&str]) -> String {
+    let mut text = "version = 1\n".to_owned();
+    for rule in rules {
+        text += &format!("\n[[rule]]\n{}\n", rule.replace("; ", "\n"));
+    }
+    text
+}

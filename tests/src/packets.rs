@@ -142,6 +142,16 @@ pub fn ipv4_fragment(offset: u16, more: bool, protocol: u8, payload: &[u8]) -> V
     })
 }
 
+/// An IPv4 fragment of a datagram whose first fragment is never seen.
+pub fn ipv4_fragment_of_another(offset: u16, more: bool, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    ipv4_with(protocol, payload, |header| {
+        header.identification = u16::MAX;
+        header.dont_fragment = false;
+        header.more_fragments = more;
+        header.fragment_offset = IpFragOffset::try_new(offset).expect("13 bits");
+    })
+}
+
 /// An IPv4 packet with other addresses.
 pub fn ipv4_between(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     ipv4_with(protocol, payload, |header| {
@@ -203,6 +213,15 @@ pub fn fragment(next_header: u8, offset: u16, more: bool, payload: &[u8]) -> Vec
     let offset = IpFragOffset::try_new(offset).expect("13 bits");
     let header = Ipv6FragmentHeader::new(IpNumber(next_header), offset, more, 7);
     stacked(&header.to_bytes(), payload)
+}
+
+/// An IPv6 fragment header of a datagram whose first fragment is never seen.
+pub fn fragment_of_another(next_header: u8, offset: u16, more: bool, payload: &[u8]) -> Vec<u8> {
+    patched(
+        &fragment(next_header, offset, more, payload),
+        4,
+        &u32::MAX.to_be_bytes(),
+    )
 }
 
 /// An authentication header with a check value of 12 bytes.

@@ -1,17 +1,19 @@
 //! A rule set with its tables, and what the host's copy of the decision makes of a frame under it.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use anyhow::{Result, bail};
 use firewall_common::abi::counter::Counter;
+use firewall_common::abi::fragment::FragmentKey;
 use firewall_common::abi::image::Line;
 use firewall_common::abi::reason::{DropReason, PassReason};
 use firewall_common::decide::{Decision, decide};
-use firewall_common::tables::HostWorld;
-use firewall_user::rules::compile::{Compiled, Slots, compile};
-use firewall_user::rules::model::{Direction, RuleSet};
+use firewall_common::tables::{Fragments, HostWorld};
+use firewall_user::counters::Slots;
+use firewall_user::rules::compile::{Compiled, compile};
+use firewall_user::rules::model::RuleSet;
 
 /// A compiled rule set.
 #[derive(Debug)]
@@ -63,7 +65,7 @@ impl Policy {
     ///
     /// What the compiler says.
     pub fn new(rule_set: RuleSet) -> Result<Self> {
-        let compiled = compile(&rule_set, Direction::Ingress, &Slots::default())?;
+        let compiled = compile(&rule_set, &Slots::default())?;
         Ok(Self { rule_set, compiled })
     }
 
@@ -72,57 +74,80 @@ impl Policy {
         decide_by(&self.compiled.image, frame)
     }
 
-    /// The slot of a counter, if this policy has one for it.
-    pub fn slot(&self, counted: &Counted) -> Option<u32> {
-        match counted {
-            Counted::Drop(reason) => Some(reason.counter()),
-            Counted::Pass(reason) => Some(reason.counter()),
-            Counted::Rule(name) => self.compiled.slots.rules.get(name).copied(),
-            Counted::Port(protocol, port) => {
-                self.compiled.slots.ports.get(&(*protocol, *port)).copied()
-            }
-        }
-    }
-
     /// What the counts of an effect mean, sorted.
     pub fn meaning(&self, effect: &Effect) -> Vec<(Counted, u32)> {
         let mut counted: Vec<_> = effect
             .counted
             .iter()
-            .map(|&(slot, bytes)| (self.counted(slot).expect("a slot with a meaning"), bytes))
+            .flat_map(|&(slot, bytes)| {
+                let meanings = self.counted(slot);
+                assert!(!meanings.is_empty(), "slot {slot} means nothing");
+                meanings.into_iter().map(move |counted| (counted, bytes))
+            })
             .collect();
         counted.sort();
         counted
     }
 
     /// What is counted in `slot`.
-    pub fn counted(&self, slot: u32) -> Option<Counted> {
-        let drop = DropReason::ALL
-            .iter()
-            .find(|reason| reason.counter() == slot);
-        let pass = PassReason::ALL
-            .iter()
-            .find(|reason| reason.counter() == slot);
-        let slots = &self.compiled.slots;
-        drop.map(|&reason| Counted::Drop(reason))
-            .or(pass.map(|&reason| Counted::Pass(reason)))
-            .or_else(|| {
-                let name = slots.rules.iter().find(|(_, s)| **s == slot)?.0;
-                Some(Counted::Rule(name.clone()))
-            })
-            .or_else(|| {
-                let &(protocol, port) = slots.ports.iter().find(|(_, s)| **s == slot)?.0;
-                Some(Counted::Port(protocol, port))
-            })
+    pub fn counted(&self, slot: u32) -> Vec<Counted> {
+        let reason = |slot| {
+            let drop = DropReason::ALL.iter().find(|drop| drop.counter() == slot);
+            let pass = PassReason::ALL.iter().find(|pass| pass.counter() == slot);
+            drop.map(|&drop| Counted::Drop(drop))
+                .or(pass.map(|&pass| Counted::Pass(pass)))
+        };
+        let subject = self.compiled.slots.iter().find(|(_, at)| *at == slot);
+        let Some((subject, _)) = subject else {
+            return reason(slot).into_iter().collect();
+        };
+        let rule = subject.rule().map(|name| Counted::Rule(name.to_owned()));
+        let port = subject
+            .port()
+            .map(|(protocol, port)| Counted::Port(protocol, port));
+        let reason = subject.reason().and_then(reason);
+        rule.into_iter().chain(port).chain(reason).collect()
+    }
+
+    /// Packets and bytes by meaning, from those by slot.
+    pub fn meanings(&self, sums: &Sums) -> BTreeMap<Counted, (u64, u64)> {
+        let mut meanings = BTreeMap::new();
+        for (&slot, &(packets, bytes)) in &sums.0 {
+            for counted in self.counted(slot) {
+                let sum: &mut (u64, u64) = meanings.entry(counted).or_default();
+                *sum = (sum.0 + packets, sum.1 + bytes);
+            }
+        }
+        meanings
     }
 }
 
 /// Decides `frame` by the tables in `image`.
 pub fn decide_by(image: &[Line], frame: &[u8]) -> Effect {
+    decide_after(image, &FirstFragments::default(), frame)
+}
+
+/// First fragments that were seen.
+#[derive(Debug, Default)]
+pub struct FirstFragments(RefCell<HashMap<FragmentKey, bool>>);
+
+impl Fragments for FirstFragments {
+    fn first(&self, key: &FragmentKey) -> Option<bool> {
+        self.0.borrow().get(key).copied()
+    }
+
+    fn remember(&self, key: &FragmentKey, accepts: bool) {
+        self.0.borrow_mut().insert(*key, accepts);
+    }
+}
+
+/// Decides `frame`, after others have left behind what `fragments` holds.
+pub fn decide_after(image: &[Line], fragments: &FirstFragments, frame: &[u8]) -> Effect {
     let counted = RefCell::new(Vec::new());
     let world = HostWorld::new(image, |slot, bytes| {
         counted.borrow_mut().push((slot, bytes))
-    });
+    })
+    .with_fragments(fragments);
     let decision = decide(frame, &world);
     Effect {
         decision,

@@ -1,7 +1,9 @@
 //! Random rule sets, and random frames that come near their edges: few addresses and ports, each also one off.
 
+use etherparse::IpFragOffset;
 use firewall_user::rules::model::{
     Action, AddressSet, Defaults, Direction, Essentials, Protocol, Rule, RuleSet, SetId, TcpFlags,
+    Vlans,
 };
 use proptest::collection::{btree_set, vec};
 use proptest::option;
@@ -34,6 +36,7 @@ const V6: [u128; 8] = [
 const PORTS: [u16; 10] = [1, 22, 53, 68, 80, 255, 256, 546, 8080, 65535];
 const TYPES: [u8; 8] = [0, 3, 8, 2, 128, 130, 135, 137];
 const FLAGS: [u8; 6] = [0x02, 0x12, 0x10, 0x04, 0x11, 0x18];
+const OFFSETS: [u16; 8] = [0, 0, 0, 0, 1, 3, 185, 8191];
 const PLAIN_PROTOCOLS: [u8; 6] = [2, 47, 50, 59, 112, 255];
 
 /// A rule set.
@@ -43,8 +46,9 @@ pub fn rule_set() -> impl Strategy<Value = RuleSet> {
         2 => Just([false; 6]),
         1 => any::<[bool; 6]>(),
     ];
-    (vec(address_set(), 1..6), any::<bool>(), essentials).prop_flat_map(
-        |(sets, accept, essentials)| {
+    let vlans = prop_oneof![3 => Just(None), 1 => vlans().prop_map(Some)];
+    (vec(address_set(), 1..6), any::<bool>(), essentials, vlans).prop_flat_map(
+        |(sets, accept, essentials, vlans)| {
             vec(rule(sets.len()), 0..14).prop_map(move |mut rules| {
                 for (index, rule) in rules.iter_mut().enumerate() {
                     rule.name = format!("rule {index}");
@@ -56,6 +60,7 @@ pub fn rule_set() -> impl Strategy<Value = RuleSet> {
                         ..Defaults::default()
                     },
                     essentials: switched(essentials),
+                    vlans: vlans.clone(),
                     sets: sets.clone(),
                     rules,
                     ..RuleSet::default()
@@ -63,6 +68,14 @@ pub fn rule_set() -> impl Strategy<Value = RuleSet> {
             })
         },
     )
+}
+
+/// VLANs, with what is untagged or without.
+pub fn vlans() -> impl Strategy<Value = Vlans> {
+    (any::<bool>(), 1u16..2000, 0u16..2000).prop_map(|(untagged, first, more)| Vlans {
+        untagged,
+        ids: vec![(first, first + more)],
+    })
 }
 
 /// A frame: sound or broken, mostly near the edges of [`rule_set`]'s rules.
@@ -205,14 +218,18 @@ fn v4_packet() -> impl Strategy<Value = (u16, Vec<u8>)> {
         hops,
         any::<(bool, bool)>(),
         segment(false),
+        select(&OFFSETS[..]),
     )
         .prop_map(
-            |(from, to, options, hops, (rare, more), (protocol, segment))| {
+            |(from, to, options, hops, (rare, more), (protocol, segment), offset)| {
                 let packet = ipv4_with(protocol, &segment, |header| {
                     header.source = from.to_be_bytes();
                     header.destination = to.to_be_bytes();
                     header.time_to_live = hops;
                     header.more_fragments = rare && more;
+                    if rare {
+                        header.fragment_offset = IpFragOffset::try_new(offset).expect("13 bits");
+                    }
                     header.options =
                         etherparse::Ipv4Options::try_from(&options[..]).expect("whole words");
                 });
@@ -224,7 +241,7 @@ fn v4_packet() -> impl Strategy<Value = (u16, Vec<u8>)> {
 fn v6_packet() -> impl Strategy<Value = (u16, Vec<u8>)> {
     let address = || (select(&V6[..]), -1i128..=1).prop_map(|(a, d)| a.wrapping_add_signed(d));
     let hops = select(vec![64u8, 1, 255, 255]);
-    let chain = prop_oneof![2 => Just(Vec::new()), 1 => vec(0u8..7, 0..10)];
+    let chain = prop_oneof![2 => Just(Vec::new()), 1 => vec(0u8..8, 0..10)];
     (address(), address(), hops, chain, segment(true)).prop_map(
         |(from, to, hops, chain, (protocol, segment))| {
             let (mut next, mut payload) = (protocol, segment);
@@ -234,7 +251,8 @@ fn v6_packet() -> impl Strategy<Value = (u16, Vec<u8>)> {
                     1 => (43, extension(next, routing(4, 0), &payload)),
                     2 => (44, fragment(next, 0, false, &payload)),
                     3 => (44, fragment(next, 0, true, &payload)),
-                    4 => (51, authentication(next, &payload)),
+                    4 => (44, fragment(next, 3, false, &payload)),
+                    5 => (51, authentication(next, &payload)),
                     _ => (60, extension(next, PADDING, &payload)),
                 };
             }

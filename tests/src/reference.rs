@@ -5,7 +5,7 @@
 
 use firewall_common::abi::image::Selector;
 use firewall_common::abi::reason::{DropReason, PassReason};
-use firewall_common::parse::{Addresses, Fragment, Packet, Transport};
+use firewall_common::parse::{Addresses, Fragment, Packet, Transport, Upper};
 use firewall_user::rules::model::{Action, Direction, RuleSet};
 use firewall_user::rules::oracle;
 
@@ -44,16 +44,20 @@ pub fn decide(rule_set: &RuleSet, frame: &[u8]) -> Outcome {
     let on = &rule_set.essentials;
     let packet = match read(frame) {
         Err(reason) => return dropped(reason),
+        Ok(_) if !vlans_are_listed(rule_set, frame) => return dropped(DropReason::VlanNotListed),
         Ok(Seen::Arp) if on.arp => return passed(PassReason::Arp),
         Ok(Seen::LinkLayer) if on.link_layer => return passed(PassReason::LinkLayer),
         Ok(Seen::Arp | Seen::LinkLayer) => return dropped(DropReason::EssentialOff),
+        // No first fragment has been seen here.
+        Ok(Seen::Ip(packet)) if packet.fragment == Fragment::Later => {
+            return passed(PassReason::FragmentEarly);
+        }
         Ok(Seen::Ip(packet)) => packet,
     };
     let essential = match essential(&packet) {
         Some(PassReason::NeighbourDiscovery) if on.neighbour_discovery => {
             Some(PassReason::NeighbourDiscovery)
         }
-        Some(PassReason::PathMtu) if on.path_mtu => Some(PassReason::PathMtu),
         Some(PassReason::DhcpClient) if on.dhcp_client => Some(PassReason::DhcpClient),
         Some(PassReason::MulticastMembership) if on.multicast_membership => {
             Some(PassReason::MulticastMembership)
@@ -74,12 +78,146 @@ pub fn decide(rule_set: &RuleSet, frame: &[u8]) -> Outcome {
         None if rule_set.defaults.ingress == Action::Accept => passed(PassReason::Default),
         None => dropped(DropReason::NoRule),
     };
+    if !outcome.accepts && on.path_mtu && is_error(&packet.transport) {
+        return match sent_by_us(rule_set, frame, &packet) {
+            Ok(()) => passed(PassReason::PathMtu),
+            Err(reason) => dropped(reason),
+        };
+    }
     let (protocol, port) = (packet.transport.protocol, packet.transport.value);
     if has_ports(protocol) && names_port(rule_set, protocol, port) {
         outcome.counted.push(Counted::Port(protocol, port));
         outcome.counted.sort();
     }
     outcome
+}
+
+/// Whether the rule set lets in frames of this one's VLANs.
+fn vlans_are_listed(rule_set: &RuleSet, frame: &[u8]) -> bool {
+    let Some(vlans) = &rule_set.vlans else {
+        return true;
+    };
+    let ids: Vec<u16> = frame[12..]
+        .chunks_exact(4)
+        .take_while(|tag| matches!(be16(tag, 0), 0x8100 | 0x88a8))
+        .map(|tag| be16(tag, 2) & 0xfff)
+        .filter(|&id| id != 0)
+        .collect();
+    let listed = |id: &u16| {
+        vlans
+            .ids
+            .iter()
+            .any(|(first, last)| (first..=last).contains(&id))
+    };
+    if ids.is_empty() {
+        vlans.untagged
+    } else {
+        ids.iter().all(listed)
+    }
+}
+
+fn is_error(transport: &Transport) -> bool {
+    matches!(
+        (transport.protocol, transport.value >> 8),
+        (1, 3 | 11 | 12) | (58, 1..=4)
+    )
+}
+
+/// Whether the packet that an ICMP error quotes answers something that rules accept; no flows are known here.
+fn sent_by_us(rule_set: &RuleSet, frame: &[u8], packet: &Packet) -> Result<(), DropReason> {
+    let message = &frame[packet.upper.start as usize..packet.upper.end as usize];
+    let quoted = message.get(8..).ok_or(DropReason::IcmpMalformed)?;
+    let halves = |bytes: &[u8]| {
+        let address = u128::from_be_bytes(bytes.try_into().expect("16 bytes"));
+        [(address >> 64) as u64, address as u64]
+    };
+    let word = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().expect("4 bytes"));
+    let (addresses, protocol, behind) = match packet.addresses {
+        Addresses::V4 { destination, .. } => {
+            let (fixed, _) = split(quoted, 20).ok_or(DropReason::IcmpMalformed)?;
+            let length = usize::from(fixed[0] & 15) * 4;
+            if fixed[0] >> 4 != 4 || length < 20 || be16(fixed, 6) & 0x1fff != 0 {
+                return Err(DropReason::IcmpMalformed);
+            }
+            let (ours, theirs) = (word(&fixed[12..16]), word(&fixed[16..20]));
+            if ours != destination {
+                return Err(DropReason::IcmpUnrelated);
+            }
+            let addresses = Addresses::V4 {
+                source: theirs,
+                destination: ours,
+            };
+            (
+                addresses,
+                fixed[9],
+                quoted.get(length..).unwrap_or_default(),
+            )
+        }
+        Addresses::V6 { destination, .. } => {
+            let (fixed, behind) = split(quoted, 40).ok_or(DropReason::IcmpMalformed)?;
+            if fixed[0] >> 4 != 6 {
+                return Err(DropReason::IcmpMalformed);
+            }
+            let (ours, theirs) = (halves(&fixed[8..24]), halves(&fixed[24..40]));
+            if ours != destination {
+                return Err(DropReason::IcmpUnrelated);
+            }
+            let addresses = Addresses::V6 {
+                source: theirs,
+                destination: ours,
+            };
+            match fixed[6] {
+                44 => {
+                    let (fragment, behind) = split(behind, 8).ok_or(DropReason::IcmpMalformed)?;
+                    if be16(fragment, 2) >= 8 {
+                        return Err(DropReason::IcmpMalformed);
+                    }
+                    (addresses, fragment[0], behind)
+                }
+                protocol => (addresses, protocol, behind),
+            }
+        }
+    };
+    let (upper, _) = split(behind, 8).ok_or(DropReason::IcmpMalformed)?;
+    let v6 = matches!(packet.addresses, Addresses::V6 { .. });
+    let (selector, value, source_port) = match protocol {
+        6 => (Some(Selector::Tcp), be16(upper, 0), be16(upper, 2)),
+        17 => (Some(Selector::Udp), be16(upper, 0), be16(upper, 2)),
+        132 => (Some(Selector::Sctp), be16(upper, 0), be16(upper, 2)),
+        1 if !v6 => (Some(Selector::Icmp), asked(be16(upper, 0), (8, 0)), 0),
+        58 if v6 => (Some(Selector::Icmpv6), asked(be16(upper, 0), (128, 129)), 0),
+        1 | 58 => return Err(DropReason::IcmpMalformed),
+        _ => (None, 0, 0),
+    };
+    let answered = Packet {
+        addresses,
+        transport: Transport {
+            protocol,
+            selector,
+            value,
+            source_port,
+            tcp_flags: if protocol == 6 { 0x10 } else { 0 },
+        },
+        ..*packet
+    };
+    let accepts = match oracle::first_match(rule_set, Direction::Ingress, &answered) {
+        Some(index) => rule_set.rules[index].action == Action::Accept,
+        None => rule_set.defaults.ingress == Action::Accept,
+    };
+    if accepts {
+        Ok(())
+    } else {
+        Err(DropReason::IcmpUnrelated)
+    }
+}
+
+/// The echo message that belongs to one of type and code `message`; others are their own.
+fn asked(message: u16, (request, reply): (u16, u16)) -> u16 {
+    match message >> 8 {
+        kind if kind == request => reply << 8,
+        kind if kind == reply => request << 8,
+        _ => message,
+    }
 }
 
 fn has_ports(protocol: u8) -> bool {
@@ -115,7 +253,6 @@ fn essential(packet: &Packet) -> Option<PassReason> {
     };
     match (protocol, value >> 8) {
         (58, 133..=136) => Some(PassReason::NeighbourDiscovery),
-        (58, 1..=4) | (1, 3) => Some(PassReason::PathMtu),
         (58, 130..=132 | 143) if packet.hop_limit == 1 && near => {
             Some(PassReason::MulticastMembership)
         }
@@ -183,13 +320,15 @@ fn v4(bytes: &[u8], frame_bytes: u32) -> Result<Packet, DropReason> {
         _ => {}
     }
     let place = be16(fixed, 6);
-    if place & 0x1fff != 0 {
-        return Err(DropReason::FragmentLater);
+    let offset = usize::from(place & 0x1fff) * 8;
+    let first = offset == 0 && place & 0x2000 != 0;
+    if offset != 0 {
+        later(fixed[9], offset, total_len)?;
     }
-    let first = place & 0x2000 != 0;
     let carried = Carried {
         protocol: fixed[9],
         first,
+        later: offset != 0,
         fragment_header: false,
         v6: false,
         hop_limit: fixed[8],
@@ -200,12 +339,9 @@ fn v4(bytes: &[u8], frame_bytes: u32) -> Result<Packet, DropReason> {
             destination,
         },
         hop_limit: fixed[8],
-        fragment: if first {
-            Fragment::First
-        } else {
-            Fragment::Whole
-        },
+        fragment: carried.fragment(),
         transport: transport(&bytes[header_len..total_len], &carried)?,
+        upper: lies(header_len, total_len, bytes, frame_bytes),
         frame_bytes,
     })
 }
@@ -248,6 +384,7 @@ fn v6(bytes: &[u8], frame_bytes: u32) -> Result<Packet, DropReason> {
     let mut carried = Carried {
         protocol: fixed[6],
         first: false,
+        later: false,
         fragment_header: false,
         v6: true,
         hop_limit: fixed[7],
@@ -263,12 +400,14 @@ fn v6(bytes: &[u8], frame_bytes: u32) -> Result<Packet, DropReason> {
             destination: halves(destination),
         },
         hop_limit: fixed[7],
-        fragment: if carried.first {
-            Fragment::First
-        } else {
-            Fragment::Whole
-        },
+        fragment: carried.fragment(),
         transport: transport(upper, &carried)?,
+        upper: lies(
+            40 + payload.len() - upper.len(),
+            40 + payload.len(),
+            bytes,
+            frame_bytes,
+        ),
         frame_bytes,
     })
 }
@@ -299,7 +438,12 @@ fn walk<'a>(mut rest: &'a [u8], carried: &mut Carried) -> Result<&'a [u8], DropR
         match kind {
             43 if header[2] == 0 || header[3] != 0 => return Err(DropReason::Ipv6RoutingHeader),
             44 if carried.fragment_header => return Err(DropReason::FragmentRepeated),
-            44 if be16(header, 2) >> 3 != 0 => return Err(DropReason::FragmentLater),
+            44 if be16(header, 2) >> 3 != 0 => {
+                later(header[0], usize::from(be16(header, 2) & !7), behind.len())?;
+                carried.protocol = header[0];
+                carried.later = true;
+                return Ok(behind);
+            }
             44 => (carried.fragment_header, carried.first) = (true, header[3] & 1 != 0),
             _ => {}
         }
@@ -313,9 +457,31 @@ fn walk<'a>(mut rest: &'a [u8], carried: &mut Carried) -> Result<&'a [u8], DropR
 struct Carried {
     protocol: u8,
     first: bool,
+    later: bool,
     fragment_header: bool,
     v6: bool,
     hop_limit: u8,
+}
+
+impl Carried {
+    fn fragment(&self) -> Fragment {
+        match (self.first, self.later) {
+            (true, _) => Fragment::First,
+            (_, true) => Fragment::Later,
+            _ => Fragment::Whole,
+        }
+    }
+}
+
+/// What is wrong with a later fragment by itself.
+fn later(protocol: u8, offset: usize, length: usize) -> Result<(), DropReason> {
+    if offset + length > 65_535 {
+        Err(DropReason::FragmentBeyond)
+    } else if protocol == 6 && offset < 20 {
+        Err(DropReason::FragmentOverlap)
+    } else {
+        Ok(())
+    }
 }
 
 fn transport(segment: &[u8], carried: &Carried) -> Result<Transport, DropReason> {
@@ -327,21 +493,21 @@ fn transport(segment: &[u8], carried: &Carried) -> Result<Transport, DropReason>
         }
     };
     let protocol = carried.protocol;
+    let plain = Transport {
+        protocol,
+        selector: None,
+        value: 0,
+        source_port: 0,
+        tcp_flags: 0,
+    };
     let (least, truncated) = match protocol {
+        _ if carried.later => return Ok(plain),
         6 => (20, DropReason::TcpTruncated),
         17 => (8, DropReason::UdpTruncated),
         132 => (12, DropReason::SctpTruncated),
         1 | 58 if (protocol == 58) != carried.v6 => return Err(DropReason::IcmpFamily),
         1 | 58 => (8, DropReason::IcmpTruncated),
-        _ => {
-            return Ok(Transport {
-                protocol,
-                selector: None,
-                value: 0,
-                source_port: 0,
-                tcp_flags: 0,
-            });
-        }
+        _ => return Ok(plain),
     };
     let (header, _) = split(segment, least).ok_or(short(truncated))?;
     let mut tcp_flags = 0;
@@ -408,6 +574,15 @@ fn flags(byte: u8) -> Result<(), DropReason> {
         (true, _, true) => Err(DropReason::TcpFlagsFinRst),
         (true, ..) if psh && urg => Err(DropReason::TcpFlagsXmas),
         _ => Err(DropReason::TcpFlagsInvalid),
+    }
+}
+
+/// Where a part of `bytes`, which reach to the end of the frame, lies in the frame.
+fn lies(start: usize, end: usize, bytes: &[u8], frame_bytes: u32) -> Upper {
+    let before = frame_bytes - bytes.len() as u32;
+    Upper {
+        start: before + start as u32,
+        end: before + end as u32,
     }
 }
 

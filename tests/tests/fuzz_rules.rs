@@ -26,11 +26,14 @@ const FILES: [&str; 7] = [
 ];
 
 /// What is put into them.
-const TOKENS: [&str; 48] = [
+const TOKENS: [&str; 51] = [
     "[[rule]]\n",
     "[groups]\n",
     "[defaults]\n",
     "[essentials]\n",
+    "[flows]\nsize = 4096\n",
+    "[flows.timeouts]\nudp = \"5m\"\n",
+    "tcp-established = 0\n",
     "version = 1\n",
     "name = \"new\"\n",
     "action = \"accept\"\n",

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use firewall_common::abi::flow::Key;
+use firewall_common::abi::fragment::FragmentKey;
 use firewall_common::abi::image::Line;
 use firewall_common::abi::reason::{DropReason, PassReason};
-use firewall_common::decide::{Decision, decide};
-use firewall_common::tables::{HostTables, World};
+use firewall_common::decide::{Decision, decide, egress};
+use firewall_common::tables::{HostTables, HostWorld, Limited, MaybeFlows, World};
 use firewall_tests::corpus::{self, By, Case, Under};
 use firewall_tests::packets::*;
 use firewall_tests::policy::{Counted, decide_by};
@@ -75,8 +77,18 @@ fn every_drop_reason_has_a_frame_and_a_near_miss() {
 
 #[test]
 fn every_pass_reason_has_a_frame_and_a_near_miss() {
+    let elsewhere: HashSet<_> = corpus::NOT_PASSED_BY_A_FRAME
+        .iter()
+        .map(|(reason, _)| *reason)
+        .collect();
     for &reason in PassReason::ALL {
-        assert!(has_pair(By::Pass(reason)), "{}", reason.label());
+        let has = has_pair(By::Pass(reason));
+        assert_eq!(
+            has,
+            !elsewhere.contains(&reason),
+            "{} (a near miss: {has})",
+            reason.label()
+        );
     }
 }
 
@@ -197,7 +209,15 @@ fn what_is_malformed_is_refused_whatever_the_rules() {
         let By::Drop(reason) = case.expected.by else {
             continue;
         };
-        if matches!(reason, DropReason::NoRule | DropReason::EssentialOff) {
+        // These are refused for what the rules say, not for what they look like.
+        if matches!(
+            reason,
+            DropReason::NoRule
+                | DropReason::EssentialOff
+                | DropReason::VlanNotListed
+                | DropReason::IcmpUnrelated
+                | DropReason::IcmpMalformed
+        ) {
             continue;
         }
         for policy in [&everything, Under::Open.policy(), Under::Bare.policy()] {
@@ -247,10 +267,29 @@ struct NoTables;
 
 impl World for NoTables {
     type Tables = HostTables<'static>;
+    type Flows = MaybeFlows<'static>;
 
     fn tables(&self) -> Option<Self::Tables> {
         None
     }
+
+    fn flows(&self) -> &Self::Flows {
+        &MaybeFlows(None)
+    }
+
+    fn has_connection(&self, _: &Key) -> bool {
+        false
+    }
+
+    fn admits(&self, _: Limited) -> bool {
+        true
+    }
+
+    fn first_fragment(&self, _: &FragmentKey) -> Option<bool> {
+        None
+    }
+
+    fn remember_fragment(&self, _: &FragmentKey, _: bool) {}
 
     fn count(&self, slot: u32, _: u32) {
         assert_eq!(slot, DropReason::BrokenTables.counter());
@@ -301,4 +340,27 @@ fn end_of_packet(frame: &[u8]) -> usize {
         0..0x0600 => at + 5,
         _ => at + 2,
     }
+}
+
+/// Who opens a connection from a served port is no server: egress rules decide that, as of any other port.
+#[test]
+fn a_served_port_answers_and_does_not_ask() {
+    const FILE: &str = "version = 1\n[defaults]\negress = \"drop\"\n[[rule]]\nname = \"web\"\naction = \"accept\"\n\
+                        protocol = \"tcp\"\nports = [8080]\n[[rule]]\nname = \"database\"\naction = \"accept\"\n\
+                        direction = \"egress\"\nprotocol = \"tcp\"\nports = [5432]\n";
+    let policy = firewall_tests::policy::Policy::parse(FILE).unwrap();
+    let leaves = |source, destination, flags| {
+        let segment = tcp_from(source, destination, flags);
+        let world = HostWorld::new(&policy.compiled.image, |_, _| {});
+        [v4(6, &segment), v6(6, &segment)].map(|frame| egress::decide(&frame[..], &world).accepts())
+    };
+    use tcp_flag::{ACK, RST, SYN};
+    for flags in [SYN | ACK, ACK, RST, RST | ACK] {
+        assert_eq!(leaves(8080, 40_000, flags), [true; 2], "{flags}");
+        assert_eq!(leaves(8081, 40_000, flags), [false; 2], "{flags}");
+    }
+    assert_eq!(leaves(8080, 40_000, SYN), [false; 2]);
+    assert_eq!(leaves(8080, 5432, SYN), [true; 2]);
+    assert_eq!(leaves(40_000, 5432, SYN), [true; 2]);
+    assert_eq!(leaves(40_000, 5433, SYN), [false; 2]);
 }

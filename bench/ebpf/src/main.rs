@@ -1,19 +1,22 @@
-//! The programs that measure: each puts the next of many frames into the buffer, then goes on to what is measured. And a
-//! minimal filter on the kernel's LPM trie, to compare with.
+//! The programs that measure: each puts the next of many frames into the buffer, then goes on to what is measured. And
+//! minimal filters on the kernel's LPM trie and LRU hash, to compare with.
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod abi;
 mod lpm;
+mod lru;
 mod source;
 
 use aya_ebpf::{
-    bindings::xdp_action,
+    EbpfContext,
+    bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action},
     btf_maps::ProgramArray,
     helpers::generated::bpf_redirect,
-    macros::{btf_map, xdp},
-    programs::XdpContext,
+    macros::{btf_map, classifier, xdp},
+    programs::{TcContext, XdpContext},
 };
 
 /// The program that [`baseline`] goes on to.
@@ -24,26 +27,50 @@ pub static BARE: ProgramArray<1> = ProgramArray::new();
 #[btf_map]
 pub static MEASURED: ProgramArray<1> = ProgramArray::new();
 
+/// The program that [`tc_baseline`] goes on to: an array takes programs of one kind.
+#[btf_map]
+pub static TC_BARE: ProgramArray<1> = ProgramArray::new();
+
+/// The program that [`tc_driver`] goes on to.
+#[btf_map]
+pub static TC_MEASURED: ProgramArray<1> = ProgramArray::new();
+
 /// Runs the program under test on the next frame.
 #[xdp(frags)]
 pub fn driver(context: XdpContext) -> u32 {
-    go_on(&context, &MEASURED)
+    go_on(&context, context.data(), context.data_end(), &MEASURED);
+    xdp_action::XDP_ABORTED
 }
 
 /// Runs the empty program on the next frame.
 #[xdp(frags)]
 pub fn baseline(context: XdpContext) -> u32 {
-    go_on(&context, &BARE)
+    go_on(&context, context.data(), context.data_end(), &BARE);
+    xdp_action::XDP_ABORTED
 }
 
+/// Runs the tc program under test on the next frame.
+#[classifier]
+pub fn tc_driver(context: TcContext) -> i32 {
+    go_on(&context, context.data(), context.data_end(), &TC_MEASURED);
+    TC_ACT_SHOT
+}
+
+/// Runs the empty tc program on the next frame.
+#[classifier]
+pub fn tc_baseline(context: TcContext) -> i32 {
+    go_on(&context, context.data(), context.data_end(), &TC_BARE);
+    TC_ACT_SHOT
+}
+
+/// Comes back only where something is missing.
 #[inline(always)]
 #[expect(unsafe_code, reason = "a tail call does not come back")]
-fn go_on(context: &XdpContext, to: &ProgramArray<1>) -> u32 {
-    if source::next(context).is_some() {
+fn go_on<C: EbpfContext>(context: &C, start: usize, end: usize, to: &ProgramArray<1>) {
+    if source::next(start, end).is_some() {
         // SAFETY: nothing here has a destructor.
         unsafe { to.tail_call(context, 0) };
     }
-    xdp_action::XDP_ABORTED
 }
 
 /// Drops.
@@ -52,11 +79,17 @@ pub fn empty(_: XdpContext) -> u32 {
     xdp_action::XDP_DROP
 }
 
+/// Lets everything out.
+#[classifier]
+pub fn tc_empty(_: TcContext) -> i32 {
+    TC_ACT_OK
+}
+
 /// Sends the next frame out of an interface, for a run with live frames.
 #[xdp(frags)]
 #[expect(unsafe_code, reason = "a helper")]
 pub fn sender(context: XdpContext) -> u32 {
-    match source::next(&context) {
+    match source::next(context.data(), context.data_end()) {
         // SAFETY: takes two numbers.
         Some(interface) => unsafe { bpf_redirect(interface as u32, 0) as u32 },
         None => xdp_action::XDP_ABORTED,
@@ -73,6 +106,23 @@ pub fn lpm_v4(context: XdpContext) -> u32 {
 #[xdp(frags)]
 pub fn lpm_v6(context: XdpContext) -> u32 {
     lpm::v6(&context).unwrap_or(xdp_action::XDP_ABORTED)
+}
+
+/// Lets in what answers a flow in the kernel's LRU hash.
+#[xdp(frags)]
+pub fn lru_ingress(context: XdpContext) -> u32 {
+    if lru::answers(context.data(), context.data_end()) {
+        xdp_action::XDP_PASS
+    } else {
+        xdp_action::XDP_DROP
+    }
+}
+
+/// Records the flow of what leaves in the kernel's LRU hash.
+#[classifier]
+pub fn lru_egress(context: TcContext) -> i32 {
+    lru::record(context.data(), context.data_end());
+    TC_ACT_OK
 }
 
 #[cfg(not(test))]

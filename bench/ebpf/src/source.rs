@@ -4,11 +4,9 @@
     reason = "map values and the packet are written through pointers"
 )]
 
-use aya_ebpf::{
-    btf_maps::Array, helpers::generated::bpf_ktime_get_ns, macros::btf_map, programs::XdpContext,
-};
+use aya_ebpf::{btf_maps::Array, helpers::generated::bpf_ktime_get_ns, macros::btf_map};
 
-use crate::abi::{CLOCKS, FRAME_BYTES, FRAMES, INTERVAL, Run};
+use crate::abi::{CLOCKS, FRAME_BYTES, FRAMES, INTERVAL, PORTS_WORD, Run};
 
 /// The measurement that is going on.
 #[btf_map]
@@ -28,9 +26,9 @@ pub struct Source {
     pub frames: [Frame; FRAMES],
 }
 
-/// Puts the next frame into the buffer; the interface it may be redirected to.
+/// Puts the next frame into the buffer from `start` to `end`; the interface it may be redirected to.
 #[inline(always)]
-pub(crate) fn next(context: &XdpContext) -> Option<u64> {
+pub(crate) fn next(start: usize, end: usize) -> Option<u64> {
     let run = RUN.get_ptr_mut(0)?;
     // SAFETY: the pointer is checked, and only one program runs at a time: user space sees to that.
     let run = unsafe { &mut *run };
@@ -40,17 +38,32 @@ pub(crate) fn next(context: &XdpContext) -> Option<u64> {
         // SAFETY: takes nothing.
         run.clocks_ns[(number / INTERVAL) as usize % CLOCKS] = unsafe { bpf_ktime_get_ns() };
     }
+    let lap = (run.lap + number / FRAMES as u64) & run.lap_mask;
+    let ports = lap << (run.lap_shift & 63);
 
     let frame = &SOURCE.get(0)?.frames[number as usize & (FRAMES - 1)];
-    let start = context.data();
-    if start + FRAME_BYTES > context.data_end() {
+    if start + FRAME_BYTES > end {
         return None;
     }
     let buffer = start as *mut u64;
     for (index, &word) in frame.iter().enumerate() {
-        // SAFETY: the bytes lie between data and data_end, and this machine stores words at any address. Volatile,
+        let word = if index == PORTS_WORD {
+            word ^ ports
+        } else {
+            word
+        };
+        // SAFETY: the bytes lie between start and end, and this machine stores words at any address. Volatile,
         // because otherwise the compiler makes it a call of a function that copies byte by byte.
         unsafe { buffer.add(index).write_volatile(word) };
+    }
+    // SAFETY: adds to a word of the map's value.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({at} + 0) += {one}",
+            at = in(reg) &raw mut run.drain,
+            one = in(reg) 1u64,
+            options(nostack),
+        );
     }
     Some(run.interface)
 }

@@ -2,13 +2,10 @@
 
 use anyhow::Result;
 
-use super::{Bench, groups};
+use super::{Bench, large::Large};
 use crate::{
-    cidr::Mix,
     policy::Policy,
-    random::Random,
     report::{Better, Section},
-    rule_list,
     statistics::Spread,
 };
 
@@ -30,16 +27,11 @@ const AIM: f64 = 1000.0;
 ///
 /// What failed.
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
-    let rules = rule_list::take(10_000, &mut Random::new(10_000));
-    let path = bench.file("rules.toml", &rule_list::file(&rules))?;
-    stages(bench, "10,000 rules", &path)?;
-    let count = if bench.quick { 100_000 } else { 1_000_000 };
-    let cidrs = Mix::Threats.take(count, &mut Random::new(1));
-    let path = groups::write(bench, &cidrs)?;
-    stages(bench, &format!("{count} IPv4 CIDRs"), &path)?;
-    let cidrs = Mix::Clustered.take(count, &mut Random::new(1));
-    let path = groups::write(bench, &cidrs)?;
-    stages(bench, &format!("{count} IPv6 CIDRs"), &path)
+    for large in Large::wanted(bench) {
+        let path = large.write(bench)?;
+        stages(bench, &large.name(bench), &path)?;
+    }
+    Ok(())
 }
 
 fn stages(bench: &mut Bench, case: &str, path: &std::path::Path) -> Result<()> {

@@ -9,13 +9,10 @@ use anyhow::{Context as _, Result};
 use aya::maps::{ArrayOfMaps, MapData, MapFd, MapInfo};
 use firewall_common::abi::MAP_IMAGES;
 
-use super::{Bench, groups, served};
+use super::{Bench, large::Large, served};
 use crate::{
-    cidr::Mix,
     policy::Policy,
-    random::Random,
     report::{Better, Section},
-    rule_list,
     statistics::Spread,
 };
 
@@ -71,14 +68,13 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     add("machine code", f64::from(info.size_jitted()));
     add("load ms", policy.times.load);
 
-    let rules = rule_list::take(10_000, &mut Random::new(10_000));
-    let path = bench.file("rules.toml", &rule_list::file(&rules))?;
-    by_map(bench, "10,000 rules", &mut Policy::load(&path)?)?;
-    if !bench.quick {
-        let path = groups::write(bench, &Mix::Threats.take(1_000_000, &mut Random::new(1)))?;
-        by_map(bench, "1,000,000 IPv4 CIDRs", &mut Policy::load(&path)?)?;
-        let path = groups::write(bench, &Mix::Clustered.take(1_000_000, &mut Random::new(1)))?;
-        by_map(bench, "1,000,000 IPv6 CIDRs", &mut Policy::load(&path)?)?;
+    // For a first look the apply section is enough.
+    if bench.quick {
+        return Ok(());
+    }
+    for large in Large::wanted(bench) {
+        let path = large.write(bench)?;
+        by_map(bench, &large.name(bench), &mut Policy::load(&path)?)?;
     }
     Ok(())
 }

@@ -53,6 +53,9 @@ const SIZES: [(usize, Aims); 4] = [
     ),
 ];
 
+/// Sizes of a first look.
+const QUICK: [usize; 2] = [10, 1_000];
+
 struct Aims {
     none: f64,
     any: Option<f64>,
@@ -65,13 +68,26 @@ struct Aims {
 /// What failed.
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     for (count, aims) in SIZES {
+        if bench.quick && !QUICK.contains(&count) {
+            continue;
+        }
+        let case = |traffic: Traffic| format!("{count} rules, {}", traffic.name());
+        if !Traffic::ALL
+            .iter()
+            .any(|&traffic| bench.wants(&case(traffic)))
+        {
+            continue;
+        }
         let mut random = Random::new(count as u64);
         let rules = rule_list::take(count, &mut random);
         let path = bench.file("rules.toml", &rule_list::file(&rules))?;
         let mut policy = Policy::load(&path)?;
         let mut lpm = Lpm::of_rules(&rules)?;
         for traffic in Traffic::ALL {
-            let case = format!("{count} rules, {}", traffic.name());
+            let case = case(traffic);
+            if !bench.wants(&case) {
+                continue;
+            }
             let frames = traffic.frames(&rules, &mut random)?;
             policy
                 .prepare(&mut bench.harness, &frames, traffic.accepted())

@@ -3,7 +3,8 @@
 //! | slots | what is counted |
 //! |---|---|
 //! | `0 .. PASS_BASE` | drops by [`super::reason::DropReason`] number |
-//! | `PASS_BASE .. NAMED_BASE` | packets that pass without a rule, by [`super::reason::PassReason`] number |
+//! | `PASS_BASE .. FLOWS_CREATED` | packets that pass without a rule, by [`super::reason::PassReason`] number |
+//! | `FLOWS_CREATED .. NAMED_BASE` | packets that opened a flow, or did not |
 //! | from `NAMED_BASE` | rules and named ports; user space hands these out and keeps them by name |
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -22,6 +23,12 @@ pub struct Counter {
 
 /// First slot of the [`super::reason::PassReason`] counters; drop reasons have numbers below this.
 pub const PASS_BASE: u32 = 128;
+/// A flow was opened in a free slot of the flow table.
+pub const FLOWS_CREATED: u32 = 176;
+/// A flow was opened in the slot of a live one, which had to go.
+pub const FLOWS_EVICTED: u32 = 177;
+/// A flow was not opened: other CPUs took each slot that was tried.
+pub const FLOWS_CONTENDED: u32 = 178;
 /// First slot that user space hands out, to rules and named ports. Slot `0` therefore never names a port: a service
 /// whose hits are not counted carries `0`.
 pub const NAMED_BASE: u32 = 192;

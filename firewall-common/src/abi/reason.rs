@@ -48,6 +48,7 @@ reasons! {
         VlanTooManyTags = 11, "vlan-too-many-tags", "More than two VLAN tags.";
         EthertypeUnlisted = 12, "ethertype-unlisted", "Neither IP nor a link-layer protocol that is let through.";
         EssentialOff = 13, "essential-off", "ARP or a link-layer protocol that the rule file switches off.";
+        VlanNotListed = 14, "vlan-not-listed", "The rule file lists VLANs, and this frame is of another.";
 
         Ipv4Truncated = 20, "ipv4-truncated", "The frame ends inside the IPv4 header.";
         Ipv4Version = 21, "ipv4-version", "The ethertype says IPv4, the version field does not.";
@@ -72,10 +73,13 @@ reasons! {
         SourceIsDestination = 45, "source-is-destination", "Source and destination are the same address (LAND).";
         DestinationLoopback = 46, "destination-loopback", "The destination is a loopback address.";
 
-        FragmentLater = 50, "fragment-later", "A later fragment: its first fragment's decision is not remembered yet.";
+        FragmentLater = 50, "fragment-later", "A later fragment whose first one was not seen, and more such came than are let in.";
         FragmentNeighbourDiscovery = 51, "fragment-nd", "Neighbour discovery in a fragment (RFC 6980).";
         FragmentRepeated = 52, "fragment-repeated", "More than one fragment header.";
         FragmentTiny = 53, "fragment-tiny", "A first fragment too short for its transport header (RFC 1858, RFC 7112).";
+        FragmentDenied = 54, "fragment-denied", "A later fragment of a datagram whose first one was refused.";
+        FragmentOverlap = 55, "fragment-overlap", "A later fragment that would rewrite the TCP header of the first (RFC 1858, RFC 3128).";
+        FragmentBeyond = 56, "fragment-beyond", "A later fragment that reaches beyond the 65,535 bytes that a packet can have.";
 
         TcpTruncated = 60, "tcp-truncated", "The packet ends inside the TCP header.";
         TcpDataOffset = 61, "tcp-data-offset", "Data offset below 5, or beyond the packet.";
@@ -93,6 +97,16 @@ reasons! {
         IcmpFamily = 73, "icmp-family", "ICMP in IPv6, or ICMPv6 in IPv4.";
         NeighbourDiscoveryHopLimit = 74, "nd-hop-limit", "Neighbour discovery that came through a router: hop limit below 255 (RFC 4861, 6.1).";
         NeighbourDiscoveryCode = 75, "nd-code", "Neighbour discovery whose code is not 0 (RFC 4861, 6.1).";
+
+        TcpOutOfWindow = 80, "tcp-out-of-window", "Belongs to a flow by its addresses and ports, but its sequence or acknowledgment number lies where nothing of the conversation can be.";
+        FlowState = 81, "flow-state", "Belongs to a flow that is in no state in which such a packet can come.";
+        FlowExpired = 82, "flow-expired", "Answers a flow that has been idle for longer than its timeout.";
+        IcmpUnrelated = 83, "icmp-unrelated", "An ICMP error about a packet that this host did not send.";
+        IcmpMalformed = 84, "icmp-malformed", "An ICMP error whose quoted packet is cut short or cannot be one.";
+        IcmpRate = 85, "icmp-rate", "More ICMP errors than are let in in a period of one to ten seconds.";
+
+        EgressNoRule = 90, "egress-no-rule", "No egress rule matched a packet that leaves and the default is to drop.";
+        EgressMalformed = 91, "egress-malformed", "A packet that leaves cannot be read, and what leaves is filtered.";
     }
 }
 
@@ -102,14 +116,27 @@ reasons! {
         Default = 0, "default", "No rule matched and the default is to accept.";
         Arp = 1, "arp", "Essential: ARP.";
         NeighbourDiscovery = 2, "neighbour-discovery", "Essential: IPv6 neighbour discovery.";
-        PathMtu = 3, "path-mtu", "Essential: ICMP errors.";
+        PathMtu = 3, "path-mtu", "Essential: an ICMP error about a packet that this host sent.";
         DhcpClient = 4, "dhcp-client", "Essential: answers to the DHCP client.";
         MulticastMembership = 5, "multicast-membership", "Essential: IGMP or MLD.";
         LinkLayer = 6, "link-layer", "Essential: LLDP, LACP or STP.";
+        Answer = 7, "answer", "Answers a flow that this host opened.";
+        Connection = 8, "connection", "Belongs to a TCP connection of this host that is older than the firewall or than its flow's entry.";
+        EgressDefault = 9, "egress-default", "Left because no egress rule matched and the default is to accept.";
+        EgressReply = 10, "egress-reply", "Left in answer to what rules accept on ingress.";
+        EgressEssential = 11, "egress-essential", "Left as an essential: ARP, neighbour discovery, DHCP, ICMP errors, multicast membership.";
+        Fragment = 12, "fragment", "A later fragment of a datagram whose first one was accepted.";
+        FragmentEarly = 13, "fragment-early", "A later fragment whose first one was not seen; without that nothing is reassembled.";
+        EgressConnection = 14, "egress-connection", "Left although no egress rule accepts it, because it belongs to a TCP connection that was open before.";
     }
 }
 
 impl DropReason {
+    /// Whether it is about what leaves.
+    pub const fn is_egress(self) -> bool {
+        matches!(self, Self::EgressNoRule | Self::EgressMalformed)
+    }
+
     /// Slot of this reason's counter.
     #[inline(always)]
     pub const fn counter(self) -> u32 {
@@ -118,6 +145,17 @@ impl DropReason {
 }
 
 impl PassReason {
+    /// Whether it is about what leaves.
+    pub const fn is_egress(self) -> bool {
+        matches!(
+            self,
+            Self::EgressDefault
+                | Self::EgressReply
+                | Self::EgressEssential
+                | Self::EgressConnection
+        )
+    }
+
     /// Slot of this reason's counter.
     #[inline(always)]
     pub const fn counter(self) -> u32 {

@@ -1,4 +1,5 @@
 //! Packets without which a host falls off its network. They pass before any rule, unless the rule file switches them off.
+//! ICMP errors are essential too, but must be about a packet of ours: see [`super::related`].
 //!
 //! A switched-off essential that is an IP packet is left to the rules; ARP and link-layer frames, which no rule can
 //! name, are then dropped.
@@ -9,10 +10,6 @@ use crate::abi::reason::{DropReason, PassReason};
 use crate::parse::{Addresses, Packet, protocol};
 use crate::tables::Tables;
 
-/// ICMP destination unreachable, all codes: 4 is path MTU discovery, the others end or speed up connections (RFC 1122).
-const UNREACHABLE: u16 = 3;
-/// ICMPv6 destination unreachable, packet too big, time exceeded, parameter problem (RFC 4890, 4.3.1).
-const ICMPV6_ERRORS: core::ops::RangeInclusive<u16> = 1..=4;
 /// Solicitations and advertisements of routers and neighbours (RFC 4861); redirects are left to the rules.
 const NEIGHBOUR_DISCOVERY: core::ops::RangeInclusive<u16> = 133..=136;
 /// MLD query, report, done (RFC 2710).
@@ -69,8 +66,6 @@ fn candidate(packet: &Packet) -> Option<(u32, PassReason)> {
         Some(Selector::Udp) => {
             is_dhcp_answer(packet).then_some((essential::DHCP_CLIENT, PassReason::DhcpClient))
         }
-        Some(Selector::Icmp) => (transport.value >> 8 == UNREACHABLE)
-            .then_some((essential::PATH_MTU, PassReason::PathMtu)),
         Some(Selector::Icmpv6) => {
             let kind = transport.value >> 8;
             if NEIGHBOUR_DISCOVERY.contains(&kind) {
@@ -78,8 +73,6 @@ fn candidate(packet: &Packet) -> Option<(u32, PassReason)> {
                     essential::NEIGHBOUR_DISCOVERY,
                     PassReason::NeighbourDiscovery,
                 ))
-            } else if ICMPV6_ERRORS.contains(&kind) {
-                Some((essential::PATH_MTU, PassReason::PathMtu))
             } else if (MLD.contains(&kind) || kind == MLD2_REPORT)
                 && packet.hop_limit == HOP_LIMIT_MEMBERSHIP
                 && from_link_local(packet)
@@ -94,7 +87,7 @@ fn candidate(packet: &Packet) -> Option<(u32, PassReason)> {
         {
             Some(MEMBERSHIP)
         }
-        Some(Selector::Tcp | Selector::Sctp) | None => None,
+        Some(Selector::Tcp | Selector::Sctp | Selector::Icmp) | None => None,
     }
 }
 
@@ -116,6 +109,37 @@ fn is_dhcp_answer(packet: &Packet) -> bool {
 fn from_link_local(packet: &Packet) -> bool {
     match packet.addresses {
         Addresses::V4 { .. } => false,
-        Addresses::V6 { source, .. } => source[0] >> 54 == 0xfe80 >> 6 || source == [0, 0],
+        Addresses::V6 { source, .. } => {
+            source[0] >> 54 == 0xfe80 >> 6 || source[0] | source[1] == 0
+        }
     }
+}
+
+/// Whether a packet that leaves is an essential that is switched on; `bits` are those of the egress header.
+#[inline(always)]
+pub fn leaves(packet: &Packet, bits: u32) -> bool {
+    let transport = &packet.transport;
+    let kind = transport.value >> 8;
+    let switch = match transport.selector {
+        Some(Selector::Udp) => {
+            let ports = (transport.source_port, transport.value);
+            let asks_v4 = ports == (port::DHCP_CLIENT, port::DHCP_SERVER);
+            let asks_v6 = ports == (port::DHCPV6_CLIENT, port::DHCPV6_SERVER);
+            match packet.addresses {
+                Addresses::V4 { .. } if asks_v4 => essential::DHCP_CLIENT,
+                Addresses::V6 { .. } if asks_v6 => essential::DHCP_CLIENT,
+                _ => 0,
+            }
+        }
+        Some(Selector::Icmp | Selector::Icmpv6) if transport.is_icmp_error() => essential::PATH_MTU,
+        Some(Selector::Icmpv6) if NEIGHBOUR_DISCOVERY.contains(&kind) => {
+            essential::NEIGHBOUR_DISCOVERY
+        }
+        Some(Selector::Icmpv6) if MLD.contains(&kind) || kind == MLD2_REPORT => {
+            essential::MULTICAST_MEMBERSHIP
+        }
+        None if transport.protocol == protocol::IGMP => essential::MULTICAST_MEMBERSHIP,
+        _ => 0,
+    };
+    bits & switch != 0
 }

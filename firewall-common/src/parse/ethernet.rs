@@ -56,6 +56,8 @@ mod ethertype {
     pub(super) const SMALLEST: u16 = 0x0600;
 }
 
+/// Bits of a tag's control field that are the VLAN id; 0 there makes it a priority tag, of no VLAN (IEEE 802.1Q, 9.6).
+const VLAN_ID: u16 = 0x0fff;
 /// Bridge group address: spanning tree (IEEE 802.1D, table 7-10).
 const BRIDGE_GROUP: [u8; 6] = [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00];
 /// LLC header of spanning tree: both service access points 0x42, unnumbered information.
@@ -95,6 +97,34 @@ pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Content, DropReason> {
         }
         _ => Err(DropReason::EthertypeUnlisted),
     }
+}
+
+/// Whether `listed` holds for the VLAN ids of all tags of a frame that [`parse`] has let through, or for 0 if it is of no
+/// VLAN. `None` if `listed` does not know.
+#[inline(always)]
+pub fn all_vlans<F: Frame + ?Sized>(
+    frame: &F,
+    listed: impl Fn(u16) -> Option<bool>,
+) -> Option<bool> {
+    let mut ethertype = frame.view::<Ethernet>(0)?.ethertype.get();
+    let mut offset = size_of::<Ethernet>() as u32;
+    let mut is_tagged = false;
+    for _ in 0..MAX_TAGS {
+        if !is_tag(ethertype) {
+            break;
+        }
+        let tag: &Tag = frame.view(offset)?;
+        let id = tag.control.get() & VLAN_ID;
+        if id != 0 {
+            if !listed(id)? {
+                return Some(false);
+            }
+            is_tagged = true;
+        }
+        ethertype = tag.ethertype.get();
+        offset += size_of::<Tag>() as u32;
+    }
+    if is_tagged { Some(true) } else { listed(0) }
 }
 
 #[inline(always)]

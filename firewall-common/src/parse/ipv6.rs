@@ -5,7 +5,7 @@ use zerocopy::{
     network_endian::{U16, U32, U64},
 };
 
-use super::{Addresses, Fragment, Packet, protocol, transport};
+use super::{Addresses, Fragment, Packet, Upper, protocol, transport};
 use crate::abi::reason::DropReason;
 use crate::frame::Frame;
 
@@ -14,19 +14,19 @@ pub const MAX_EXTENSION_HEADERS: usize = 8;
 
 #[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct Ipv6 {
-    version_class_flow: U32,
+pub(super) struct Ipv6 {
+    pub(super) version_class_flow: U32,
     payload_length: U16,
-    next_header: u8,
+    pub(super) next_header: u8,
     hop_limit: u8,
-    source: [U64; 2],
-    destination: [U64; 2],
+    pub(super) source: [U64; 2],
+    pub(super) destination: [U64; 2],
 }
 
 /// The first four bytes of every extension header, and all that is looked at in a routing or fragment header.
 #[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct Extension {
+pub(super) struct Extension {
     next_header: u8,
     /// Length in 8-byte units beyond the first (4-byte units beyond two for AH); reserved in a fragment header.
     length: u8,
@@ -34,8 +34,16 @@ struct Extension {
     third: U16,
 }
 
+impl Extension {
+    /// Of the fragment header of a first fragment, what follows it.
+    #[inline(always)]
+    pub(super) fn of_first_fragment(&self) -> Option<u8> {
+        (self.third.get() & FRAGMENT_OFFSET == 0).then_some(self.next_header)
+    }
+}
+
 /// Every extension header is at least this long.
-const MIN_EXTENSION: u32 = 8;
+pub(super) const MIN_EXTENSION: u32 = 8;
 const MORE_FRAGMENTS: u16 = 1;
 const FRAGMENT_OFFSET: u16 = 0xfff8;
 
@@ -84,6 +92,10 @@ pub fn parse<F: Frame + ?Sized>(frame: &F, offset: u32) -> Result<Packet, DropRe
         hop_limit: header.hop_limit,
         fragment: chain.fragment,
         transport,
+        upper: Upper {
+            start: chain.at,
+            end,
+        },
         frame_bytes,
     })
 }
@@ -95,7 +107,7 @@ struct Chain {
     fragment_header: bool,
 }
 
-/// Follows the extension headers from `start`.
+/// Follows the extension headers from `start`, in a later fragment to the fragment header.
 #[inline(always)]
 fn walk<F: Frame + ?Sized>(
     frame: &F,
@@ -122,7 +134,7 @@ fn walk<F: Frame + ?Sized>(
         }
         let truncated = match chain.fragment {
             Fragment::First => DropReason::FragmentTiny,
-            Fragment::Whole => DropReason::Ipv6Truncated,
+            Fragment::Whole | Fragment::Later => DropReason::Ipv6Truncated,
         };
         // RFC 2675: no payload at all behind a hop-by-hop header is how a jumbogram says that its length is in there.
         let truncated = match chain.protocol {
@@ -153,7 +165,15 @@ fn walk<F: Frame + ?Sized>(
                 }
                 chain.fragment_header = true;
                 if third & FRAGMENT_OFFSET != 0 {
-                    return Err(DropReason::FragmentLater);
+                    let offset = u32::from(third & FRAGMENT_OFFSET);
+                    let at = chain.at + length;
+                    transport::check_later(extension.next_header, offset, offset + (end - at))?;
+                    return Ok(Chain {
+                        protocol: extension.next_header,
+                        at,
+                        fragment: Fragment::Later,
+                        fragment_header: true,
+                    });
                 }
                 if third & MORE_FRAGMENTS != 0 {
                     chain.fragment = Fragment::First;
@@ -174,28 +194,58 @@ fn walk<F: Frame + ?Sized>(
     }
 }
 
-const LOOPBACK: [u64; 2] = [0, 1];
+/// The identification in the fragment header of the packet at `offset`, which [`parse`] has let through.
+#[inline(always)]
+pub(super) fn identification<F: Frame + ?Sized>(frame: &F, offset: u32) -> Option<u32> {
+    let header: &Ipv6 = frame.view(offset)?;
+    let mut protocol = header.next_header;
+    let mut at = offset + size_of::<Ipv6>() as u32;
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        at = frame.any_offset(at);
+        let extension: &Extension = frame.view(at)?;
+        at += match protocol {
+            protocol::FRAGMENT => {
+                return frame
+                    .view(at + 4)
+                    .map(|identification: &U32| identification.get());
+            }
+            protocol::AH => (u32::from(extension.length) + 2) * 4,
+            _ => (u32::from(extension.length) + 1) * 8,
+        };
+        protocol = extension.next_header;
+    }
+    None
+}
+
+/// Lower half of `::1`.
+const LOOPBACK: u64 = 1;
 /// Upper bits of the lower half of `::ffff:0:0/96`.
 const MAPPED: u64 = 0xffff;
 
 #[inline(always)]
 fn check_addresses(source: [u64; 2], destination: [u64; 2]) -> Result<(), DropReason> {
-    if source == destination {
+    if equal(source, destination) {
         return Err(DropReason::SourceIsDestination);
     }
     if source[0] >> 56 == 0xff {
         return Err(DropReason::SourceMulticast);
     }
     if source[0] == 0 {
-        if source == LOOPBACK {
+        if source[1] == LOOPBACK {
             return Err(DropReason::SourceLoopback);
         }
         if source[1] >> 32 == MAPPED {
             return Err(DropReason::SourceMapped);
         }
     }
-    if destination == LOOPBACK {
+    if destination[0] == 0 && destination[1] == LOOPBACK {
         return Err(DropReason::DestinationLoopback);
     }
     Ok(())
+}
+
+/// Whether two addresses are the same. Comparing the arrays would be a call, which costs more than all else here.
+#[inline(always)]
+const fn equal(a: [u64; 2], b: [u64; 2]) -> bool {
+    (a[0] ^ b[0]) | (a[1] ^ b[1]) == 0
 }

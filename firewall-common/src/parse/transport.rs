@@ -1,8 +1,11 @@
 //! TCP (RFC 9293), UDP (RFC 768), SCTP (RFC 9260), ICMP (RFC 792), ICMPv6 (RFC 4443); any other protocol by its number.
 
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, network_endian::U16};
+use zerocopy::{
+    FromBytes, Immutable, KnownLayout, Unaligned,
+    network_endian::{U16, U32},
+};
 
-use super::{Fragment, Transport, protocol};
+use super::{Fragment, Transport, Upper, protocol};
 use crate::abi::{image::Selector, reason::DropReason};
 use crate::frame::{Frame, Wire};
 
@@ -50,11 +53,12 @@ const HOP_LIMIT_ON_LINK: u8 = 255;
 struct Tcp {
     source_port: U16,
     destination_port: U16,
-    sequence: [u8; 4],
-    acknowledgment: [u8; 4],
+    sequence: U32,
+    acknowledgment: U32,
     data_offset: u8,
     flags: u8,
-    window_checksum_urgent: [u8; 6],
+    window: U16,
+    checksum_urgent: [u8; 4],
 }
 
 #[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
@@ -79,16 +83,22 @@ struct Sctp {
 struct Icmp {
     kind: u8,
     code: u8,
-    checksum_rest: [u8; 6],
+    checksum: U16,
+    /// Echo: identifier and sequence number.
+    identifier: U16,
+    rest: U16,
 }
 
-/// Reads the upper-layer header at `place`.
+/// Reads the upper-layer header at `place`; a later fragment has none.
 ///
 /// # Errors
 ///
 /// The reason to drop the packet.
 #[inline(always)]
 pub fn parse<F: Frame + ?Sized>(frame: &F, place: &Place) -> Result<Transport, DropReason> {
+    if matches!(place.fragment, Fragment::Later) {
+        return Ok(Transport::without_selector(place.protocol));
+    }
     match place.protocol {
         protocol::TCP => {
             let tcp: &Tcp = header(frame, place, DropReason::TcpTruncated)?;
@@ -99,7 +109,7 @@ pub fn parse<F: Frame + ?Sized>(frame: &F, place: &Place) -> Result<Transport, D
             if place.start + length > place.end {
                 return Err(match place.fragment {
                     Fragment::First => DropReason::FragmentTiny,
-                    Fragment::Whole => DropReason::TcpDataOffset,
+                    Fragment::Whole | Fragment::Later => DropReason::TcpDataOffset,
                 });
             }
             check_tcp_flags(tcp.flags)?;
@@ -157,7 +167,181 @@ pub fn parse<F: Frame + ?Sized>(frame: &F, place: &Place) -> Result<Transport, D
     }
 }
 
+/// Whether a later fragment, `offset` bytes into what is in fragments, can be one; `end` is where it would end in the whole.
+#[inline(always)]
+pub(super) fn check_later(protocol: u8, offset: u32, end: u32) -> Result<(), DropReason> {
+    if end > MAX_PACKET {
+        return Err(DropReason::FragmentBeyond);
+    }
+    // A first fragment has at least the TCP header without options; ports of other protocols are in its first 8 bytes.
+    if protocol == protocol::TCP && offset < size_of::<Tcp>() as u32 {
+        return Err(DropReason::FragmentOverlap);
+    }
+    Ok(())
+}
+
+/// What a TCP header says of the conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conversation {
+    /// Sequence number.
+    pub sequence: u32,
+    /// Acknowledgment number.
+    pub acknowledgment: u32,
+    /// Window, not scaled.
+    pub window: u16,
+    /// SYN: shift of the window scale option (RFC 7323, 2.2), 0 without it.
+    pub window_scale: u8,
+    /// Bytes of data in the packet.
+    pub payload: u32,
+}
+
+/// Most bytes that an IPv4 packet can have, and most that can follow an IPv6 header, also when they come in fragments.
+const MAX_PACKET: u32 = 65_535;
+
+mod option {
+    pub(super) const END: u8 = 0;
+    pub(super) const NO_OPERATION: u8 = 1;
+    pub(super) const WINDOW_SCALE: u8 = 3;
+    /// Bytes of options that a data offset of 15 leaves room for.
+    pub(super) const MAX: u32 = 40;
+}
+
+/// Reads the TCP header at `upper` again, for what only flows ask of it. `None` where there is none.
+#[inline(always)]
+pub fn conversation<F: Frame + ?Sized>(frame: &F, upper: &Upper) -> Option<Conversation> {
+    let tcp: &Tcp = frame.view(upper.start)?;
+    let header = u32::from(tcp.data_offset >> 4) * 4;
+    let options_end = upper.start + header;
+    let window_scale = if tcp.flags & tcp_flag::SYN != 0 {
+        window_scale(frame, upper.start + size_of::<Tcp>() as u32, options_end)
+    } else {
+        0
+    };
+    Some(Conversation {
+        sequence: tcp.sequence.get(),
+        acknowledgment: tcp.acknowledgment.get(),
+        window: tcp.window.get(),
+        window_scale,
+        payload: upper.end.saturating_sub(options_end),
+    })
+}
+
+#[inline(always)]
+fn window_scale<F: Frame + ?Sized>(frame: &F, start: u32, end: u32) -> u8 {
+    let mut at = start;
+    for _ in 0..option::MAX {
+        at = frame.any_offset(at);
+        if at >= end {
+            break;
+        }
+        let Some(&kind) = frame.view::<u8>(at) else {
+            break;
+        };
+        match kind {
+            option::END => break,
+            option::NO_OPERATION => at += 1,
+            _ => {
+                let Some(&[length, value]) = frame.view::<[u8; 2]>(at + 1) else {
+                    break;
+                };
+                if kind == option::WINDOW_SCALE {
+                    return value;
+                }
+                if length < 2 {
+                    break;
+                }
+                at += u32::from(length);
+            }
+        }
+    }
+    0
+}
+
+/// Identifier of the ICMP echo message at `upper`.
+#[inline(always)]
+pub fn echo_identifier<F: Frame + ?Sized>(frame: &F, upper: &Upper) -> Option<u16> {
+    let icmp: &Icmp = frame.view(upper.start)?;
+    Some(icmp.identifier.get())
+}
+
+/// Types of the ICMP messages that say that a packet did not arrive (RFC 792).
+pub mod icmp_type {
+    /// Echo reply.
+    pub const ECHO_REPLY: u8 = 0;
+    /// Destination unreachable; with code 4 path MTU discovery (RFC 1191).
+    pub const UNREACHABLE: u8 = 3;
+    /// Echo request.
+    pub const ECHO_REQUEST: u8 = 8;
+    /// Time exceeded.
+    pub const TIME_EXCEEDED: u8 = 11;
+    /// Parameter problem.
+    pub const PARAMETER_PROBLEM: u8 = 12;
+    /// ICMPv6 echo request (RFC 4443).
+    pub const V6_ECHO_REQUEST: u8 = 128;
+    /// ICMPv6 echo reply.
+    pub const V6_ECHO_REPLY: u8 = 129;
+}
+
 impl Transport {
+    /// Whether this is an ICMP error: destination unreachable, packet too big, time exceeded, parameter problem (RFC 792;
+    /// RFC 4443, 2.1). Redirects are none of them, and neither is source quench (RFC 6633).
+    #[inline(always)]
+    pub const fn is_icmp_error(&self) -> bool {
+        let kind = (self.value >> 8) as u8;
+        match self.selector {
+            Some(Selector::Icmp) => matches!(
+                kind,
+                icmp_type::UNREACHABLE | icmp_type::TIME_EXCEEDED | icmp_type::PARAMETER_PROBLEM
+            ),
+            Some(Selector::Icmpv6) => kind >= 1 && kind <= 4,
+            _ => false,
+        }
+    }
+
+    /// Whether this is an echo message, and then whether it is a request.
+    #[inline(always)]
+    pub const fn echo(&self) -> Option<bool> {
+        let kind = (self.value >> 8) as u8;
+        match (self.selector, kind) {
+            (Some(Selector::Icmp), icmp_type::ECHO_REQUEST)
+            | (Some(Selector::Icmpv6), icmp_type::V6_ECHO_REQUEST) => Some(true),
+            (Some(Selector::Icmp), icmp_type::ECHO_REPLY)
+            | (Some(Selector::Icmpv6), icmp_type::V6_ECHO_REPLY) => Some(false),
+            _ => None,
+        }
+    }
+
+    /// What answers this, or what this answers: ports change places, an echo reply becomes a request and the other way
+    /// round; of TCP's flags, ACK is what every packet of a conversation has.
+    #[inline(always)]
+    pub const fn reversed(&self) -> Self {
+        let mut reversed = *self;
+        match self.selector {
+            Some(Selector::Icmp | Selector::Icmpv6) => {
+                let kind = match self.echo() {
+                    None => return reversed,
+                    Some(true) => match self.selector {
+                        Some(Selector::Icmp) => icmp_type::ECHO_REPLY,
+                        _ => icmp_type::V6_ECHO_REPLY,
+                    },
+                    Some(false) => match self.selector {
+                        Some(Selector::Icmp) => icmp_type::ECHO_REQUEST,
+                        _ => icmp_type::V6_ECHO_REQUEST,
+                    },
+                };
+                reversed.value = (kind as u16) << 8;
+            }
+            _ => {
+                reversed.value = self.source_port;
+                reversed.source_port = self.value;
+                if matches!(self.selector, Some(Selector::Tcp)) {
+                    reversed.tcp_flags = tcp_flag::ACK;
+                }
+            }
+        }
+        reversed
+    }
+
     #[inline(always)]
     fn with_ports(
         protocol: u8,
@@ -179,6 +363,48 @@ impl Transport {
         })
     }
 
+    /// The first 8 bytes of the upper layer, which is all that an ICMP error must quote (RFC 792), and what a flow knows it
+    /// by: `(transport, echo identifier, TCP sequence number)`. `None` for what no host sends.
+    #[inline(always)]
+    pub(super) fn quoted(protocol: u8, ipv6: bool, bytes: &[u8; 8]) -> Option<(Self, u16, u32)> {
+        let [a, b, c, d, e, f, g, h] = *bytes;
+        let first = u16::from_be_bytes([a, b]);
+        let second = u16::from_be_bytes([c, d]);
+        let selector = match protocol {
+            protocol::TCP => Selector::Tcp,
+            protocol::UDP => Selector::Udp,
+            protocol::SCTP => Selector::Sctp,
+            protocol::ICMP if !ipv6 => Selector::Icmp,
+            protocol::ICMPV6 if ipv6 => Selector::Icmpv6,
+            protocol::ICMP | protocol::ICMPV6 => return None,
+            other => return Some((Self::without_selector(other), 0, 0)),
+        };
+        Some(match selector {
+            Selector::Icmp | Selector::Icmpv6 => (
+                Self {
+                    protocol,
+                    selector: Some(selector),
+                    value: first,
+                    source_port: 0,
+                    tcp_flags: 0,
+                },
+                u16::from_be_bytes([e, f]),
+                0,
+            ),
+            _ => (
+                Self {
+                    protocol,
+                    selector: Some(selector),
+                    value: second,
+                    source_port: first,
+                    tcp_flags: 0,
+                },
+                0,
+                u32::from_be_bytes([e, f, g, h]),
+            ),
+        })
+    }
+
     #[inline(always)]
     fn icmp(protocol: u8, selector: Selector, icmp: &Icmp) -> Self {
         Self {
@@ -191,7 +417,7 @@ impl Transport {
     }
 
     #[inline(always)]
-    fn without_selector(protocol: u8) -> Self {
+    pub(super) fn without_selector(protocol: u8) -> Self {
         Self {
             protocol,
             selector: None,
@@ -214,7 +440,7 @@ fn header<'a, T: Wire, F: Frame + ?Sized>(
         Some(header) if inside => Ok(header),
         _ => Err(match place.fragment {
             Fragment::First => DropReason::FragmentTiny,
-            Fragment::Whole => truncated,
+            Fragment::Whole | Fragment::Later => truncated,
         }),
     }
 }

@@ -6,9 +6,10 @@ use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
 use super::interface;
+use crate::kernel::flows::Wanted;
 use crate::kernel::guard::{self, Found, Guard, ModeChoice, remove_stale};
-use crate::kernel::interface::{Interface, Mode};
-use crate::kernel::pins;
+use crate::kernel::interface::{Interface, Kind, Mode};
+use crate::kernel::{offload, pins};
 use crate::output::{self, Format, Output, Refused};
 use crate::rules::{self, Loaded};
 use crate::session::Session;
@@ -18,8 +19,12 @@ use crate::{lock, policy, privilege};
 #[derive(Debug, Serialize)]
 struct Applied {
     interface: String,
-    /// Whether anything changed.
+    /// Whether there is a new generation.
     changed: bool,
+    /// The rule file that is recorded.
+    file: String,
+    /// The one that was recorded until now, where the rules are the same and only their file is another.
+    file_was: Option<String>,
     mode: Mode,
     generation: u64,
     rules: usize,
@@ -39,28 +44,34 @@ pub(crate) fn run(file: &Path, names: &[String], mode: ModeChoice, output: &Outp
     let _turn = lock::exclusive()?;
     pins::ensure_bpffs()?;
     // All must be fit to be guarded before the first is touched.
-    let interfaces = names
-        .iter()
-        .map(|name| interface(name))
-        .collect::<Result<Vec<_>>>()?;
-    for interface in &interfaces {
-        if !matches!(Guard::find(interface)?, Found::Guard(_)) {
-            guard::check(interface)?;
+    let mut targets: Vec<(Interface, Found)> = Vec::new();
+    for name in names {
+        // What was found is true once: an interface that is named twice is still one.
+        if targets.iter().any(|(known, _)| known.name == *name) {
+            continue;
         }
+        let interface = interface(name)?;
+        let found = Guard::find(&interface)?;
+        if !matches!(found, Found::Guard(_)) {
+            guard::check(&interface)?;
+        }
+        targets.push((interface, found));
     }
-    let mut applied = Vec::new();
-    for (index, interface) in interfaces.iter().enumerate() {
-        let one = apply(file, &loaded, interface, mode, index == 0, output).with_context(|| {
-            let done: Vec<&str> = names[..index].iter().map(String::as_str).collect();
-            match done[..] {
-                [] => format!("{} is as it was", interface.name),
-                _ => format!(
-                    "{} is as it was; {} has the new policy already",
-                    interface.name,
-                    done.join(", ")
-                ),
-            }
-        })?;
+    let mut applied: Vec<Applied> = Vec::new();
+    for (interface, found) in targets {
+        let first = applied.is_empty();
+        let one =
+            apply(file, &loaded, &interface, found, mode, first, output).with_context(|| {
+                let done: Vec<&str> = applied.iter().map(|one| &one.interface[..]).collect();
+                match done[..] {
+                    [] => format!("{} is as it was", interface.name),
+                    _ => format!(
+                        "{} is as it was; {} has the new policy already",
+                        interface.name,
+                        done.join(", ")
+                    ),
+                }
+            })?;
         output.text(describe(&one))?;
         applied.push(one);
     }
@@ -71,11 +82,11 @@ fn apply(
     file: &Path,
     loaded: &Loaded,
     interface: &Interface,
+    found: Found,
     mode: ModeChoice,
     first: bool,
     output: &Output,
 ) -> Result<Applied> {
-    let found = Guard::find(interface)?;
     let before = match &found {
         Found::Guard(guard) => Some(&guard.description),
         Found::Nothing | Found::Stale => None,
@@ -89,48 +100,114 @@ fn apply(
     if let Some(session) = Session::current().filter(|session| session.is_shut_out(&prepared.image))
     {
         output.aside(format_args!(
-            "warning: these rules shut out the SSH session in which you type: nothing accepts tcp from {} to port {}",
+            "warning: you could not log in again as you did: nothing accepts tcp from {} to port {}; the SSH session in which \
+             you type goes on",
             session.client.0, session.server.1,
         ))?;
     }
-    if before.is_none() && !prepared.policy.default_accepts {
-        output.aside(
-            "note: this version does not follow connections: answers to those that this host opens are dropped unless a \
-             rule accepts them",
-        )?;
+    if loaded.rule_set.vlans.is_some() {
+        refuse_hidden_tags(interface, output)?;
     }
+    let wanted = Wanted {
+        buckets: loaded.rule_set.flows.buckets(),
+        timeouts: loaded.rule_set.flows.timeouts,
+    };
     let description = prepared.describe(file, before)?;
+    let mut file_was = None;
     let (guard, changed) = match found {
-        Found::Guard(guard) => {
+        Found::Guard(mut guard) => {
             refuse_other_mode(&guard, interface, mode)?;
+            // Before the rules: what fails here has changed nothing else.
+            set_up_flows(&guard, interface, &wanted, output)?;
+            if guard.complete(interface)? {
+                output.aside(format_args!(
+                    "note: the program for what leaves through {} had been taken off; it is there again",
+                    interface.name,
+                ))?;
+            }
             if guard.description.policy == description.policy {
+                if guard.description.file != description.file {
+                    file_was = Some(guard.description.file.clone());
+                    guard.record_file(description.file)?;
+                }
                 (guard, false)
             } else {
-                let mut guard = guard;
                 guard.switch(prepared.image, description)?;
                 (guard, true)
             }
         }
-        Found::Stale => {
-            remove_stale(&interface.name)?;
-            (
-                Guard::attach(interface, mode, prepared.image, &description)?,
-                true,
-            )
+        Found::Stale | Found::Nothing => {
+            if matches!(found, Found::Stale) {
+                remove_stale(&interface.name)?;
+            }
+            let guard = Guard::attach(interface, mode, prepared.image, &description, &wanted)?;
+            set_up_flows(&guard, interface, &wanted, output)?;
+            (guard, true)
         }
-        Found::Nothing => (
-            Guard::attach(interface, mode, prepared.image, &description)?,
-            true,
-        ),
     };
     Ok(Applied {
         interface: interface.name.clone(),
         changed,
+        file_was,
         mode: guard.mode,
         generation: guard.description.generation,
+        file: guard.description.file,
         rules: guard.description.policy.rules.len(),
         table_bytes: guard.description.policy.image_bytes,
     })
+}
+
+/// Gives the flow table the timeouts of this file: of several interfaces that share it, the last applied one's hold.
+fn set_up_flows(
+    guard: &Guard,
+    interface: &Interface,
+    wanted: &Wanted,
+    output: &Output,
+) -> Result<()> {
+    let mut table = guard.flow_table()?;
+    table.set_timeouts(&wanted.timeouts)?;
+    if table.size() != wanted.slots() {
+        output.aside(format_args!(
+            "warning: {}: the flow table keeps its {} slots, and gets the {} that this file asks for when it is made anew: \
+             after the last guarded interface of this network namespace is detached",
+            interface.name,
+            output::count(table.size().into()),
+            output::count(wanted.slots().into()),
+        ))?;
+    }
+    Ok(())
+}
+
+/// `[vlans]` cannot hold where the card takes the tags away.
+fn refuse_hidden_tags(interface: &Interface, output: &Output) -> Result<()> {
+    let name = &interface.name;
+    match interface.kind {
+        Some(Kind::OverOthers) => bail!(
+            "{name} stands on other interfaces, which may take VLAN tags out of frames before the firewall sees them, so [vlans] \
+             cannot hold; guard those, or remove [vlans] from the file"
+        ),
+        Some(Kind::Veth) => output.aside(format_args!(
+            "warning: [vlans] holds on {name} only if the interface at its other end has txvlan off (`ethtool -K`)"
+        ))?,
+        None => {}
+    }
+    match offload::vlan_stripping(name) {
+        Ok(switches) if switches.is_empty() => Ok(()),
+        Ok(switches) => {
+            let switches: Vec<_> = switches.iter().map(|on| format!("{on} off")).collect();
+            bail!(
+                "{name} takes VLAN tags out of frames before the firewall sees them, so [vlans] cannot hold; switch that off \
+                 with `ethtool -K {name} {}`, or remove [vlans] from the file",
+                switches.join(" "),
+            )
+        }
+        Err(error) => {
+            output.aside(format_args!(
+                "warning: [vlans] holds only if {name} leaves VLAN tags in frames, and the kernel does not tell whether it \
+                 does ({error:#}); see `ethtool -k {name}`, rx-vlan-offload",
+            ))
+        }
+    }
 }
 
 fn refuse_other_mode(guard: &Guard, interface: &Interface, mode: ModeChoice) -> Result<()> {
@@ -153,12 +230,18 @@ fn describe(applied: &Applied) -> String {
         interface,
         mode,
         generation,
+        file,
         rules,
         ..
     } = applied;
     if !applied.changed {
+        let recorded = applied
+            .file_was
+            .as_ref()
+            .map(|old| format!("; {file} is recorded as their file, instead of {old}"))
+            .unwrap_or_default();
         return format!(
-            "{interface}: nothing to do, generation {generation} has these rules already"
+            "{interface}: nothing to do, generation {generation} has these rules already{recorded}"
         );
     }
     format!(

@@ -4,11 +4,13 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use firewall_common::abi::counter::Counter;
+use firewall_common::abi::counter::{Counter, FLOWS_CONTENDED, FLOWS_CREATED, FLOWS_EVICTED};
 use firewall_common::abi::reason::{DropReason, PassReason};
 use serde::Serialize;
 
 use super::guard;
+use crate::counters::Sums;
+use crate::kernel::flows::Fill;
 use crate::kernel::guard::Guard;
 use crate::output::{self, Format, Output, table};
 use crate::rules::names;
@@ -29,7 +31,12 @@ struct Stats {
     /// What passed without a rule.
     passes: Vec<Reason>,
     ports: Vec<Port>,
+    /// The flow table of the network namespace.
+    flows: Flows,
+    /// What arrived.
     totals: Totals,
+    /// What left.
+    egress: Totals,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -39,6 +46,8 @@ struct Named {
     bytes: u64,
     #[serde(skip)]
     accepts: bool,
+    #[serde(skip)]
+    is_egress: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -46,6 +55,8 @@ struct Reason {
     reason: &'static str,
     packets: u64,
     bytes: u64,
+    #[serde(skip)]
+    is_egress: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -60,6 +71,18 @@ struct Port {
 struct Sum {
     packets: u64,
     bytes: u64,
+}
+
+/// How full the flow table is, and what became of flows that this interface's packets opened.
+#[derive(Clone, Debug, Serialize)]
+struct Flows {
+    #[serde(flatten)]
+    fill: Fill,
+    created: u64,
+    /// Opened in the slot of a live one, which is forgotten.
+    evicted: u64,
+    /// Not opened, because other CPUs took each slot that was tried.
+    contended: u64,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -104,89 +127,94 @@ pub(crate) fn run(names: &[String], watch: bool, output: &Output) -> Result<()> 
 
 fn read(name: &str, guard: &Guard) -> Result<Stats> {
     let policy = &guard.description.policy;
-    let read = |slots: Vec<u32>| guard.counters(slots.into_iter());
+    let sums = Sums::read(&policy.slots, |slots| {
+        guard.counters()?.read(slots.iter().copied())
+    })?;
     let rules: Vec<Named> = policy
         .rules
         .iter()
-        .zip(read(policy.rules.iter().map(|rule| rule.slot).collect())?)
-        .map(|(rule, Counter { packets, bytes })| Named {
-            name: rule.name.clone(),
-            packets,
-            bytes,
-            accepts: rule.action == "accept",
+        .map(|rule| {
+            let Counter { packets, bytes } = sums.rule(&rule.name);
+            Named {
+                name: rule.name.clone(),
+                packets,
+                bytes,
+                accepts: rule.action == "accept",
+                is_egress: rule.is_egress(),
+            }
         })
         .collect();
-    let drops = read(
-        DropReason::ALL
-            .iter()
-            .map(|reason| reason.counter())
-            .collect(),
-    )?;
-    let passes = read(
-        PassReason::ALL
-            .iter()
-            .map(|reason| reason.counter())
-            .collect(),
-    )?;
     let ports = policy
         .ports
         .iter()
-        .zip(read(
-            policy.ports.iter().map(|&(_, _, slot)| slot).collect(),
-        )?)
-        .map(|(&(protocol, port, _), Counter { packets, bytes })| Port {
-            protocol: names::protocol_name(protocol)
-                .map_or_else(|| protocol.to_string(), str::to_owned),
-            port,
-            packets,
-            bytes,
+        .map(|&(protocol, port)| {
+            let Counter { packets, bytes } = sums.port((protocol, port));
+            Port {
+                protocol: names::protocol_name(protocol)
+                    .map_or_else(|| protocol.to_string(), str::to_owned),
+                port,
+                packets,
+                bytes,
+            }
         })
         .collect();
 
-    let by_rules = |accepts: bool| {
+    let by_rules = |accepts: bool, is_egress: bool| {
         rules
             .iter()
-            .filter(|rule| rule.accepts == accepts)
+            .filter(|rule| rule.accepts == accepts && rule.is_egress == is_egress)
             .fold(Sum::default(), |sum, rule| Sum {
                 packets: sum.packets + rule.packets,
                 bytes: sum.bytes + rule.bytes,
             })
     };
-    let dropped_by_rules = by_rules(false);
+    let dropped_by_rules = by_rules(false, false);
     let reasons: Vec<Reason> = DropReason::ALL
         .iter()
-        .zip(drops)
-        .map(|(&reason, Counter { packets, bytes })| match reason {
-            DropReason::Rule => Reason {
-                reason: reason.label(),
-                packets: dropped_by_rules.packets,
-                bytes: dropped_by_rules.bytes,
-            },
-            _ => Reason {
+        .map(|&reason| {
+            let Counter { packets, bytes } = match reason {
+                DropReason::Rule => Counter {
+                    packets: dropped_by_rules.packets,
+                    bytes: dropped_by_rules.bytes,
+                },
+                _ => sums.reason(reason.counter()),
+            };
+            Reason {
                 reason: reason.label(),
                 packets,
                 bytes,
-            },
+                is_egress: reason.is_egress(),
+            }
         })
         .collect();
     let passes: Vec<Reason> = PassReason::ALL
         .iter()
-        .zip(passes)
-        .map(|(reason, Counter { packets, bytes })| Reason {
-            reason: reason.label(),
-            packets,
-            bytes,
+        .map(|reason| {
+            let Counter { packets, bytes } = sums.reason(reason.counter());
+            Reason {
+                reason: reason.label(),
+                packets,
+                bytes,
+                is_egress: reason.is_egress(),
+            }
         })
         .collect();
-    let all = |start: Sum, reasons: &[Reason]| {
-        reasons.iter().fold(start, |sum, reason| Sum {
-            packets: sum.packets + reason.packets,
-            bytes: sum.bytes + reason.bytes,
-        })
+    let all = |start: Sum, reasons: &[Reason], is_egress: bool| {
+        reasons
+            .iter()
+            .filter(|reason| reason.is_egress == is_egress)
+            .fold(start, |sum, reason| Sum {
+                packets: sum.packets + reason.packets,
+                bytes: sum.bytes + reason.bytes,
+            })
     };
     let totals = Totals {
-        accepted: all(by_rules(true), &passes),
-        dropped: all(Sum::default(), &reasons),
+        accepted: all(by_rules(true, false), &passes, false),
+        dropped: all(Sum::default(), &reasons, false),
+    };
+    let egress = Totals {
+        accepted: all(by_rules(true, true), &passes, true),
+        dropped: all(by_rules(false, true), &reasons, true),
     };
     Ok(Stats {
         interface: name.to_owned(),
@@ -196,7 +224,14 @@ fn read(name: &str, guard: &Guard) -> Result<Stats> {
         reasons,
         passes,
         ports,
+        flows: Flows {
+            fill: guard.flow_fill()?,
+            created: sums.reason(FLOWS_CREATED).packets,
+            evicted: sums.reason(FLOWS_EVICTED).packets,
+            contended: sums.reason(FLOWS_CONTENDED).packets,
+        },
         totals,
+        egress,
     })
 }
 
@@ -238,6 +273,16 @@ fn show(stats: &Stats, since: Option<(Duration, &Stats)>, output: &Output) -> Re
             stats.totals.dropped,
             old.map(|old| old.totals.dropped),
         ),
+        row(
+            "let out".into(),
+            stats.egress.accepted,
+            old.map(|old| old.egress.accepted),
+        ),
+        row(
+            "kept from leaving".into(),
+            stats.egress.dropped,
+            old.map(|old| old.egress.dropped),
+        ),
     ];
     let mut section = |title: &str, entries: Vec<(String, Sum, Option<Sum>)>| {
         if !entries.is_empty() {
@@ -265,10 +310,10 @@ fn show(stats: &Stats, since: Option<(Duration, &Stats)>, output: &Output) -> Re
             })
             .collect(),
     );
-    let reasons = |now: &[Reason], old: Option<&[Reason]>| {
+    let reasons = |is_egress: bool, now: &[Reason], old: Option<&[Reason]>| {
         now.iter()
             .enumerate()
-            .filter(|(_, reason)| reason.packets > 0)
+            .filter(|(_, reason)| reason.packets > 0 && reason.is_egress == is_egress)
             .map(|(index, reason)| {
                 let then = old.map(|old| sum(old[index].packets, old[index].bytes));
                 (
@@ -279,14 +324,34 @@ fn show(stats: &Stats, since: Option<(Duration, &Stats)>, output: &Output) -> Re
             })
             .collect()
     };
-    section(
-        "dropped, by reason",
-        reasons(&stats.reasons, old.map(|old| &old.reasons[..])),
-    );
-    section(
-        "passed without a rule",
-        reasons(&stats.passes, old.map(|old| &old.passes[..])),
-    );
+    for (title, is_egress, now, old) in [
+        (
+            "dropped, by reason",
+            false,
+            &stats.reasons,
+            old.map(|old| &old.reasons),
+        ),
+        (
+            "accepted without a rule",
+            false,
+            &stats.passes,
+            old.map(|old| &old.passes),
+        ),
+        (
+            "kept from leaving, by reason",
+            true,
+            &stats.reasons,
+            old.map(|old| &old.reasons),
+        ),
+        (
+            "let out without a rule",
+            true,
+            &stats.passes,
+            old.map(|old| &old.passes),
+        ),
+    ] {
+        section(title, reasons(is_egress, now, old.map(|old| &old[..])));
+    }
     section(
         "by port",
         stats
@@ -307,6 +372,13 @@ fn show(stats: &Stats, since: Option<(Duration, &Stats)>, output: &Output) -> Re
             .collect(),
     );
     output.text(table(&heading, &[1, 2, 3], rows))?;
+    output.text(format_args!(
+        "\nflows: {} of {}, {} opened, {} evicted",
+        output::count(stats.flows.fill.used.into()),
+        output::count(stats.flows.fill.size.into()),
+        output::count(stats.flows.created),
+        output::count(stats.flows.evicted),
+    ))?;
     output.text("")
 }
 

@@ -3,10 +3,11 @@
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::kernel::flows::Fill;
 use crate::kernel::guard::{Found, Guard};
 use crate::kernel::interface::{self, Interface};
 use crate::kernel::{pins, programs};
-use crate::output::{Output, utc};
+use crate::output::{Output, count, utc};
 use crate::{lock, privilege};
 
 #[derive(Debug, Serialize)]
@@ -16,6 +17,8 @@ struct Status {
     state: &'static str,
     mode: Option<&'static str>,
     program_id: Option<u32>,
+    /// The program for what leaves; none if somebody has taken it off.
+    egress_program_id: Option<u32>,
     generation: Option<u64>,
     applied_at: Option<String>,
     file: Option<String>,
@@ -24,6 +27,7 @@ struct Status {
     file_changed: Option<bool>,
     rules: Option<usize>,
     table_bytes: Option<u64>,
+    flows: Option<Fill>,
     /// Programs of others on the same interface.
     others: Vec<String>,
 }
@@ -60,6 +64,7 @@ fn empty(name: &str, state: &'static str) -> Status {
         state,
         mode: None,
         program_id: None,
+        egress_program_id: None,
         generation: None,
         applied_at: None,
         file: None,
@@ -67,6 +72,7 @@ fn empty(name: &str, state: &'static str) -> Status {
         file_changed: None,
         rules: None,
         table_bytes: None,
+        flows: None,
         others: Vec::new(),
     }
 }
@@ -76,6 +82,7 @@ fn status(interface: &Interface) -> Result<Status> {
         Found::Nothing => empty(&interface.name, "unguarded"),
         Found::Stale => empty(&interface.name, "stale"),
         Found::Guard(guard) => {
+            let flows = guard.flow_fill()?;
             let description = guard.description;
             let now = std::fs::read(&description.file)
                 .ok()
@@ -83,6 +90,8 @@ fn status(interface: &Interface) -> Result<Status> {
             Status {
                 mode: Some(guard.mode.as_str()),
                 program_id: Some(guard.program_id),
+                egress_program_id: guard.egress_id,
+                flows: Some(flows),
                 generation: Some(description.generation),
                 applied_at: Some(utc(description.applied_at_s)),
                 file_changed: Some(now.as_ref() != Some(&description.policy.file_sha256)),
@@ -94,7 +103,11 @@ fn status(interface: &Interface) -> Result<Status> {
             }
         }
     };
-    status.others = programs::others(interface, status.program_id);
+    let ours: Vec<u32> = [status.program_id, status.egress_program_id]
+        .into_iter()
+        .flatten()
+        .collect();
+    status.others = programs::others(interface, &ours);
     Ok(status)
 }
 
@@ -109,6 +122,13 @@ fn show(status: &Status, output: &Output) -> Result<()> {
                 status.generation.unwrap_or_default(),
                 status.applied_at.as_deref().unwrap_or_default(),
             ))?;
+            output.text(match status.egress_program_id {
+                Some(id) => format!("  what leaves is seen by program {id}"),
+                None => "  what leaves is NOT seen: somebody took that program off; apply again".to_owned(),
+            })?;
+            if let Some(Fill { used, size }) = status.flows {
+                output.text(format_args!("  flows: {} of {}", count(used.into()), count(size.into())))?;
+            }
             let hash = status.file_sha256.as_deref().unwrap_or_default();
             let changed = status.file_changed == Some(true);
             output.text(format_args!(

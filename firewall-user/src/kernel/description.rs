@@ -6,6 +6,9 @@ use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, Map, MapData};
 use serde::{Deserialize, Serialize};
 
+use super::pins;
+use crate::counters::Slots;
+
 /// Bytes of one element of the map.
 const CHUNK: usize = 4096;
 
@@ -35,10 +38,14 @@ pub struct Policy {
     pub image_bytes: u64,
     /// Whether what no rule matches is let in.
     pub default_accepts: bool,
-    /// The rules, in order.
+    /// Whether what no egress rule matches is let out.
+    pub egress_default_accepts: bool,
+    /// The rules of both directions, in the order of the file.
     pub rules: Vec<DescribedRule>,
-    /// Named ports: protocol number, port, counter slot.
-    pub ports: Vec<(u8, u16, u32)>,
+    /// Named ports: protocol number and port.
+    pub ports: Vec<(u8, u16)>,
+    /// What is counted where.
+    pub slots: Slots,
 }
 
 /// A rule as it was loaded.
@@ -46,6 +53,8 @@ pub struct Policy {
 pub struct DescribedRule {
     /// Its name.
     pub name: String,
+    /// `ingress` or `egress`.
+    pub direction: String,
     /// `accept` or `drop`.
     pub action: String,
     /// What it matches, in words.
@@ -54,12 +63,17 @@ pub struct DescribedRule {
     pub comment: Option<String>,
     /// Line in the rule file.
     pub line: usize,
-    /// Counter slot.
-    pub slot: u32,
+}
+
+impl DescribedRule {
+    /// Whether it is about what leaves.
+    pub fn is_egress(&self) -> bool {
+        self.direction == "egress"
+    }
 }
 
 impl Description {
-    /// Pins the description at `path`, over what is there.
+    /// Pins the description at `path`, in the place of what is there: at every moment one of them is.
     ///
     /// # Errors
     ///
@@ -80,14 +94,7 @@ impl Description {
         for (index, chunk) in chunks.iter().enumerate() {
             map.set(index as u32, chunk, 0)?;
         }
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("removing {}", path.display()));
-            }
-            _ => {}
-        }
-        map.pin(path)
-            .with_context(|| format!("pinning {}", path.display()))
+        pins::replace(path, |next| map.pin(next))
     }
 
     /// Reads the description pinned at `path`.

@@ -3,7 +3,7 @@
 use aya::Pod;
 use aya::maps::{Array, ArrayOfMaps, Map, MapData, MapError};
 use firewall_common::abi::{
-    MAP_IMAGES,
+    IMAGE_MAP_FLAGS, MAP_IMAGES,
     image::{Line, SIZE_CLASSES},
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes as _, KnownLayout};
@@ -58,7 +58,7 @@ fn set<const LINES: usize>(
     image.resize(LINES, Line::default());
     let value =
         Value::<LINES>::ref_from_bytes(image.as_bytes()).expect("as many lines as the value has");
-    let mut inner: Array<MapData, Value<LINES>> = Array::create(1, 0)?;
+    let mut inner: Array<MapData, Value<LINES>> = Array::create(1, IMAGE_MAP_FLAGS)?;
     inner.set(0, value, 0)?;
     let mut images: ArrayOfMaps<&mut MapData, Array<MapData, Value<LINES>>> =
         ArrayOfMaps::try_from(images)?;

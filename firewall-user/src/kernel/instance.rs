@@ -1,48 +1,106 @@
-//! The program and its maps, loaded but attached to nothing.
+//! The programs and their maps, loaded but attached to nothing.
 
-use anyhow::{Context as _, Result};
-use aya::maps::{Array, MapData, PerCpuArray};
-use aya::programs::Xdp;
+use std::path::PathBuf;
+use std::thread;
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
+use aya::programs::{Program, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use firewall_common::abi::{
-    MAP_CONTROL, MAP_COUNTERS, PROGRAM_INGRESS,
+    INGRESS_NEXT_FRAGMENT, INGRESS_NEXT_REFUSED, MAP_CONTROL, MAP_COUNTERS, MAP_EGRESS_NEXT,
+    MAP_INGRESS_NEXT, PROGRAM_CLOCK, PROGRAM_EGRESS, PROGRAM_EGRESS_OPENS, PROGRAM_INGRESS,
+    PROGRAM_INGRESS_FRAGMENT, PROGRAM_INGRESS_REFUSED,
     control::Control,
     counter::{Counter, MAX_SLOTS, MIN_SLOTS},
+    flow::{MAP_FLOW_SETTINGS, MAP_FLOWS, Settings},
     image::Line,
 };
 
+use super::counters;
+use super::flows::Wanted;
 use super::image::{self, Place};
 use super::record::Record;
 
 /// The eBPF object, built by this crate's build script.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/firewall-ebpf"));
 
-/// A loaded program with its maps.
+/// The loaded programs with their maps.
 #[derive(Debug)]
 pub struct Instance {
     ebpf: Ebpf,
 }
 
 impl Instance {
-    /// Loads the maps, with room for `counters` counters, and the program.
+    /// Loads the maps, with room for `counters` counters, and the programs. The flow table is the smallest, without
+    /// settings: no flow is followed.
     ///
     /// # Errors
     ///
-    /// What the kernel says; where it rejects the program, with the verifier's log.
+    /// What the kernel says; where it rejects a program, with the verifier's log.
     pub fn load(counters: u32) -> Result<Self> {
+        Self::load_from(EbpfLoader::new(), counters)
+    }
+
+    /// Like [`Self::load`], but with an empty flow table of its own as is `wanted`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::load`].
+    pub fn load_with_flows(counters: u32, wanted: &Wanted) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries(MAP_FLOWS, wanted.buckets);
+        let mut instance = Self::load_from(loader, counters)?;
+        let map = instance
+            .ebpf
+            .map_mut(MAP_FLOW_SETTINGS)
+            .context("no map for the flow table's settings")?;
+        let mut settings: Array<&mut MapData, Record<Settings>> = Array::try_from(map)?;
+        settings.set(0, Record(wanted.settings()?), 0)?;
+        Ok(instance)
+    }
+
+    /// Like [`Self::load`], but with those maps that are pinned at `shared`, by name.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says. All of `shared` must be there: aya would make and pin what is not.
+    pub(super) fn load_over(counters: u32, shared: Vec<(&'static str, PathBuf)>) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        for (name, path) in shared {
+            loader.map_pin_path(name, path);
+        }
+        Self::load_from(loader, counters)
+    }
+
+    fn load_from(mut loader: EbpfLoader<'_>, counters: u32) -> Result<Self> {
         let slots = counters.next_power_of_two().clamp(MIN_SLOTS, MAX_SLOTS);
-        let mut ebpf = EbpfLoader::new()
+        let mut ebpf = loader
             .map_max_entries(MAP_COUNTERS, slots)
             .verifier_log_level(VerifierLogLevel::STATS)
             .load(OBJECT)
             .context("the kernel did not take the firewall's maps")?;
-        let program: &mut Xdp = ebpf
-            .program_mut(PROGRAM_INGRESS)
-            .context("no program in the object")?
-            .try_into()?;
-        program
-            .load()
-            .context("the kernel did not take the firewall's program")?;
+        load_programs(&mut ebpf)?;
+        for (map, index, program) in [
+            (
+                MAP_INGRESS_NEXT,
+                INGRESS_NEXT_REFUSED,
+                PROGRAM_INGRESS_REFUSED,
+            ),
+            (
+                MAP_INGRESS_NEXT,
+                INGRESS_NEXT_FRAGMENT,
+                PROGRAM_INGRESS_FRAGMENT,
+            ),
+            (MAP_EGRESS_NEXT, 0, PROGRAM_EGRESS_OPENS),
+        ] {
+            let program = ebpf.program(program).context("loaded, and gone")?;
+            let program = program.fd()?.try_clone()?;
+            let map = ebpf
+                .map_mut(map)
+                .with_context(|| format!("no map {map} in the object"))?;
+            ProgramArray::try_from(map)?.set(index, &program, 0)?;
+        }
         Ok(Self { ebpf })
     }
 
@@ -88,6 +146,27 @@ impl Instance {
             .expect("load found it to be an XDP program")
     }
 
+    /// The tcx program for what leaves, to attach or to run on test packets.
+    ///
+    /// # Panics
+    ///
+    /// Never: [`Self::load`] has found it.
+    pub fn egress(&mut self) -> &mut SchedClassifier {
+        self.classifier(PROGRAM_EGRESS)
+    }
+
+    /// The program that returns the flow table's time.
+    pub(super) fn clock(&mut self) -> &mut SchedClassifier {
+        self.classifier(PROGRAM_CLOCK)
+    }
+
+    fn classifier(&mut self, name: &str) -> &mut SchedClassifier {
+        let program = self.ebpf.program_mut(name).expect("load found it");
+        program
+            .try_into()
+            .expect("load found it to be a classifier")
+    }
+
     /// The maps and programs as aya has them.
     pub fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
@@ -105,25 +184,44 @@ impl Instance {
             .context("no counters in the object")?;
         let counters = PerCpuArray::try_from(map)?;
         (0..counters.len())
-            .map(|slot| total(&counters, slot))
+            .map(|slot| counters::total(&counters, slot))
             .collect()
     }
 }
 
-/// The counter in `slot`, summed over the CPUs.
-///
-/// # Errors
-///
-/// What the kernel says.
-pub(super) fn total<T: std::borrow::Borrow<MapData>>(
-    counters: &PerCpuArray<T, Record<Counter>>,
-    slot: u32,
-) -> Result<Counter> {
-    let values = counters.get(&slot, 0)?;
-    Ok(values
-        .iter()
-        .fold(Counter::default(), |sum, Record(one)| Counter {
-            packets: sum.packets.wrapping_add(one.packets),
-            bytes: sum.bytes.wrapping_add(one.bytes),
-        }))
+/// The programs of the object.
+const PROGRAMS: [&str; 6] = [
+    PROGRAM_INGRESS,
+    PROGRAM_INGRESS_FRAGMENT,
+    PROGRAM_INGRESS_REFUSED,
+    PROGRAM_EGRESS,
+    PROGRAM_EGRESS_OPENS,
+    PROGRAM_CLOCK,
+];
+
+/// Loads all programs, at the same time: each keeps the verifier busy for the better part of a second.
+fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
+    for name in PROGRAMS {
+        ebpf.program(name)
+            .with_context(|| format!("no program {name} in the object"))?;
+    }
+    thread::scope(|scope| {
+        let loading: Vec<_> = ebpf
+            .programs_mut()
+            .map(|(name, program)| scope.spawn(move || load_program(name, program)))
+            .collect();
+        loading.into_iter().try_for_each(|one| match one.join() {
+            Ok(loaded) => loaded,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })
+}
+
+fn load_program(name: &str, program: &mut Program) -> Result<()> {
+    match program {
+        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        _ => bail!("{name} is a program of another kind"),
+    }
+    .with_context(|| format!("the kernel did not take the program {name}"))
 }

@@ -4,7 +4,9 @@ use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Context as _, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkXdp, XdpAttached};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkXdp, XdpAttached,
+};
 
 /// How an XDP program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -40,17 +42,19 @@ pub struct Interface {
     pub mtu: u32,
     /// Whether it is the loopback interface.
     pub is_loopback: bool,
+    /// What it stands on, where that is no card.
+    pub kind: Option<Kind>,
     /// XDP programs attached, by mode and program id.
     pub xdp: Vec<(Mode, u32)>,
 }
 
-/// Inode of this process's network namespace.
+/// Inode of this thread's network namespace.
 ///
 /// # Errors
 ///
 /// procfs is out of reach.
 pub fn namespace() -> Result<u64> {
-    const PATH: &str = "/proc/self/ns/net";
+    const PATH: &str = "/proc/thread-self/ns/net";
     Ok(std::fs::metadata(PATH)
         .with_context(|| format!("looking at {PATH}"))?
         .ino())
@@ -105,17 +109,39 @@ fn read(message: rtnetlink::packet_route::link::LinkMessage) -> Option<Interface
         index: message.header.index,
         mtu: 0,
         is_loopback: message.header.flags.contains(LinkFlags::Loopback),
+        kind: None,
         xdp: Vec::new(),
     };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => interface.name = name,
             LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
+            LinkAttribute::LinkInfo(information) => {
+                interface.kind = information.iter().find_map(kind);
+            }
             LinkAttribute::Xdp(xdp) => interface.xdp = attached(&xdp),
             _ => {}
         }
     }
     (!interface.name.is_empty()).then_some(interface)
+}
+
+/// An interface that stands on others, which see its frames first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A bridge, or several cards that act as one: each of them takes tags out of frames or does not.
+    OverOthers,
+    /// One end of a cable inside the machine: what is put beside a frame at one end stays there at the other.
+    Veth,
+}
+
+fn kind(information: &LinkInfo) -> Option<Kind> {
+    match information {
+        LinkInfo::Kind(InfoKind::Bridge | InfoKind::Bond) => Some(Kind::OverOthers),
+        LinkInfo::Kind(InfoKind::Other(name)) if name == "team" => Some(Kind::OverOthers),
+        LinkInfo::Kind(InfoKind::Veth) => Some(Kind::Veth),
+        _ => None,
+    }
 }
 
 /// With several programs the kernel names each by its mode; with one it may only say the mode and "the program".

@@ -2,18 +2,24 @@
 //!
 //! ```text
 //! /sys/fs/bpf/firewall/IFACE/v1/     v1: ABI version
-//!     link                           holds the program on the interface; pinned last, removed first
-//!     program
-//!     CONTROL COUNTERS IMAGE_0 ..    the maps
+//!     link  link-egress              hold the programs on the interface: XDP and tcx; `link` is pinned last, removed first
+//!     program  program-egress
+//!     clock                          the program that tells the flow table's time
+//!     CONTROL IMAGE_0 ..             the maps
+//!     FLOWS FLOW_SETTINGS            the flow table: one, with a pin in the folder of each guarded interface of a namespace
+//!     COUNTERS_0 ..                  counters: another map each time that there had to be room for more
 //!     policy-CLASS-SLOT              what the image in that place came from
 //! ```
+//!
+//! `program-next` is on its way to the name `program`, `program-egress-next` to that of `program-egress`, and `next` to
+//! that of a description or of a link.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use firewall_common::abi::ABI_VERSION;
+use firewall_common::abi::{ABI_VERSION, MAP_COUNTERS, MAP_EGRESS_NEXT, MAP_INGRESS_NEXT};
 use rustix::mount::{MountFlags, mount};
 
 use super::image::Place;
@@ -22,6 +28,35 @@ use super::image::Place;
 pub const BPFFS: &str = "/sys/fs/bpf";
 /// Magic number of bpffs (`BPF_FS_MAGIC`, include/uapi/linux/magic.h).
 const BPFFS_MAGIC: u64 = 0xcafe_4a11;
+
+/// Where on an interface packets are seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// XDP: what arrives.
+    Ingress,
+    /// tcx: what leaves.
+    Egress,
+}
+
+impl Hook {
+    /// Both, in the order in which programs are put to work: a flow is recorded before its answer could be refused.
+    pub const ALL: [Self; 2] = [Self::Egress, Self::Ingress];
+
+    /// Name of the program array that its program goes on from.
+    pub const fn next_map(self) -> &'static str {
+        match self {
+            Self::Ingress => MAP_INGRESS_NEXT,
+            Self::Egress => MAP_EGRESS_NEXT,
+        }
+    }
+
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::Ingress => "",
+            Self::Egress => "-egress",
+        }
+    }
+}
 
 /// Pins of one interface.
 #[derive(Clone, Debug)]
@@ -43,18 +78,39 @@ impl Pins {
     }
 
     /// The pinned link.
-    pub fn link(&self) -> PathBuf {
-        self.folder().join("link")
+    pub fn link(&self, hook: Hook) -> PathBuf {
+        self.folder().join(format!("link{}", hook.suffix()))
     }
 
     /// The pinned program.
-    pub fn program(&self) -> PathBuf {
-        self.folder().join("program")
+    pub fn program(&self, hook: Hook) -> PathBuf {
+        self.folder().join(format!("program{}", hook.suffix()))
     }
 
-    /// The pinned map called `name`.
+    /// The program that is about to replace the one at [`program`](Self::program).
+    pub fn program_next(&self, hook: Hook) -> PathBuf {
+        self.folder().join(format!("program{}-next", hook.suffix()))
+    }
+
+    /// The program that tells the flow table's time.
+    pub fn clock(&self) -> PathBuf {
+        self.folder().join("clock")
+    }
+
+    /// The pinned map called `name`, which is not that of the counters.
     pub fn map(&self, name: &str) -> PathBuf {
         self.folder().join(name)
+    }
+
+    /// The pinned map of counters with this number, from 0.
+    pub fn counters(&self, number: usize) -> PathBuf {
+        self.folder().join(format!("{MAP_COUNTERS}_{number}"))
+    }
+
+    /// The program array that the program of `hook` goes on from, of the instance that counts in the map with this number.
+    /// The kernel empties a program array that nobody holds.
+    pub fn next(&self, hook: Hook, number: usize) -> PathBuf {
+        self.folder().join(format!("{}_{number}", hook.next_map()))
     }
 
     /// The pinned description of the image in `place`.
@@ -98,16 +154,59 @@ impl Pins {
         Ok(())
     }
 
-    /// Removes everything, the link first: with it goes the program, unless somebody else holds it.
+    /// Removes everything, the link of [`Hook::Ingress`] first: a folder without it is one to be cleared.
     ///
     /// # Errors
     ///
     /// What cannot be removed.
     pub fn remove(&self) -> Result<()> {
-        remove_if_there(&self.link(), |path| fs::remove_file(path))?;
+        remove_file(&self.link(Hook::Ingress))?;
         remove_if_there(&self.folder(), |path| fs::remove_dir_all(path))?;
         remove_if_there(&self.interface, |path| fs::remove_dir(path))
     }
+}
+
+/// Pins something at `path` in the place of what is there: at every moment one of them is.
+///
+/// # Errors
+///
+/// What the kernel says; what was there is there still.
+pub fn replace<E>(path: &Path, pin: impl FnOnce(&Path) -> Result<(), E>) -> Result<()>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let next = path.with_file_name("next");
+    remove_file(&next)?;
+    pin(&next).with_context(|| format!("pinning {}", next.display()))?;
+    rename(&next, path)
+}
+
+/// Gives the pin at `from` the name `to`, in the place of what is there.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).with_context(|| format!("renaming {} to {}", from.display(), to.display()))
+}
+
+/// Removes the pin at `path`, if there is one.
+///
+/// # Errors
+///
+/// It cannot be removed.
+pub fn remove_file(path: &Path) -> Result<()> {
+    remove_if_there(path, |path| fs::remove_file(path))
+}
+
+/// Whether there is a pin at `path`.
+///
+/// # Errors
+///
+/// The BPF file system cannot be read.
+pub fn exists(path: &Path) -> Result<bool> {
+    path.try_exists()
+        .with_context(|| format!("looking for {}", path.display()))
 }
 
 /// Names of interfaces that have pins of any version.

@@ -1,16 +1,34 @@
 //! Programs of others on an interface: whatever else decides about its packets.
 
 use aya::programs::tc::TcAttachType;
-use aya::programs::{ProgramInfo, SchedClassifier, loaded_programs};
+use aya::programs::{ProgramError, ProgramInfo, SchedClassifier, loaded_programs};
 
 use super::interface::Interface;
 
-/// One line for each XDP or tcx program on `interface`, apart from the one with id `ours`.
-pub fn others(interface: &Interface, ours: Option<u32>) -> Vec<String> {
+/// How often the tcx programs are asked for; one may go between being listed and being asked what it is.
+const TRIES: usize = 5;
+
+/// The tcx programs on `interface`.
+pub(super) fn tcx(
+    interface: &Interface,
+    attach_type: TcAttachType,
+) -> Result<Vec<ProgramInfo>, ProgramError> {
+    let mut tries = 1;
+    loop {
+        match SchedClassifier::query_tcx(&interface.name, attach_type) {
+            Ok((_, programs)) => return Ok(programs),
+            Err(_) if tries < TRIES => tries += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// One line for each XDP or tcx program on `interface`, apart from those with ids in `ours`.
+pub fn others(interface: &Interface, ours: &[u32]) -> Vec<String> {
     let mut lines: Vec<String> = interface
         .xdp
         .iter()
-        .filter(|(_, id)| Some(*id) != ours)
+        .filter(|(_, id)| !ours.contains(id))
         .map(|(mode, id)| format!("XDP program {id}{} in {} mode", name(*id), mode.as_str()))
         .collect();
     for (hook, attach_type) in [
@@ -18,12 +36,13 @@ pub fn others(interface: &Interface, ours: Option<u32>) -> Vec<String> {
         ("egress", TcAttachType::Egress),
     ] {
         // Kernels before 6.6 have no tcx, and then nothing is there to be told.
-        let Ok((_, programs)) = SchedClassifier::query_tcx(&interface.name, attach_type) else {
+        let Ok(programs) = tcx(interface, attach_type) else {
             continue;
         };
         lines.extend(
             programs
                 .iter()
+                .filter(|program| !ours.contains(&program.id()))
                 .map(|program| format!("tcx {hook} program {}{}", program.id(), quoted(program))),
         );
     }

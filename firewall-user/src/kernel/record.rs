@@ -1,7 +1,11 @@
 //! The shared records as aya copies them in and out of maps.
 
 use aya::Pod;
-use firewall_common::abi::{control::Control, counter::Counter};
+use firewall_common::abi::{
+    control::Control,
+    counter::Counter,
+    flow::{BucketWords, Settings},
+};
 
 /// A record of the map ABI. One wrapper carries them all across aya's marker trait.
 #[derive(Clone, Copy, Debug, Default)]
@@ -12,6 +16,8 @@ pub(super) struct Record<T>(pub T);
 pub(super) trait Abi: Copy + 'static + zerocopy::IntoBytes + zerocopy::FromBytes {}
 impl Abi for Control {}
 impl Abi for Counter {}
+impl Abi for BucketWords {}
+impl Abi for Settings {}
 
 #[expect(
     unsafe_code,

@@ -7,53 +7,60 @@
 //! 2. `addresses` sweeps over the address sets: a row for each distinct combination of sets;
 //! 3. `cells` crosses the two and keeps only what neither knows by itself, packed into each other's gaps;
 //! 4. `layout` puts everything into one piece of memory.
+//!
+//! Each direction has a header and tables of its own in the image; they share the counters.
 
 mod addresses;
 mod cells;
 mod layout;
+mod outcomes;
 mod services;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use firewall_common::abi::{
-    counter::{MAX_SLOTS, NAMED_BASE},
-    image::{Line, Outcome, Record, Row, SIZE_CLASSES, essential, header},
-    reason::{DropReason, PassReason},
-};
+use firewall_common::abi::image::{Line, Record, Row, SIZE_CLASSES, essential, header};
 use thiserror::Error;
 
-use super::model::{Action, Direction, Essentials, RuleSet};
+use super::model::{Action, Direction, Essentials, Rule, RuleSet, Vlans};
+use crate::counters::{self, Allocator, Slots};
 use layout::Layout;
-
-/// Counter slots by what is counted. Slots given before stay as they are, so that counts go on over generations.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Slots {
-    /// What a rule decides, by the rule's name.
-    pub rules: BTreeMap<String, u32>,
-    /// What arrives for a port that a rule names, by IP protocol number and destination port.
-    pub ports: BTreeMap<(u8, u16), u32>,
-}
-
-impl Slots {
-    /// Every slot that is given to something.
-    pub fn used(&self) -> impl Iterator<Item = u32> {
-        self.rules.values().chain(self.ports.values()).copied()
-    }
-}
+use outcomes::Outcomes;
 
 /// A compiled generation.
 #[derive(Debug)]
 pub struct Compiled {
-    /// The policy image.
+    /// The policy image, with the tables of both directions.
     pub image: Vec<Line>,
-    /// Slots of every rule and named port.
+    /// What is counted where.
     pub slots: Slots,
+    /// Every port that an ingress rule names: protocol and port. What arrives for these is counted by port; what leaves
+    /// never is.
+    pub ports: Vec<(u8, u16)>,
+    /// The rules for what arrives.
+    pub ingress: Ranking,
+    /// The rules for what leaves.
+    pub egress: Ranking,
+}
+
+impl Compiled {
+    /// The rules of `direction`.
+    pub const fn ranking(&self, direction: Direction) -> &Ranking {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+}
+
+/// The rules of one direction as the tables number them.
+#[derive(Debug, Default)]
+pub struct Ranking {
+    /// Entry `number` of the direction's rules in the image is this index of the rule set.
+    pub order: Vec<usize>,
     /// Rules that can never match (index into the rule set), each with earlier rules that take its packets.
     pub shadowed: BTreeMap<usize, BTreeSet<usize>>,
-    /// Rules in table order: entry `number` of the image's rules is this index of the rule set.
-    pub order: Vec<usize>,
 }
 
 /// Why a rule set has no tables.
@@ -79,15 +86,8 @@ pub enum CompileError {
         limit: usize,
     },
     /// More rules and ports are counted than there are counters.
-    #[error(
-        "{needed} rules and named ports need counters of their own, there can be {limit}; name fewer single ports"
-    )]
-    TooManyCounters {
-        /// Counters needed.
-        needed: usize,
-        /// Most there can be.
-        limit: u32,
-    },
+    #[error(transparent)]
+    TooManyCounters(#[from] counters::TooMany),
     /// More different TCP flag conditions than can be told apart.
     #[error(
         "rules name {needed} different combinations of tcp-flags, at most {limit} can be told apart"
@@ -103,39 +103,97 @@ pub enum CompileError {
 /// A rule's number in the tables, which is its rank among the rules of its direction.
 type RuleNumber = u32;
 
-/// Compiles the rules of one direction. `taken` holds slots already given; names in it keep theirs.
+/// Compiles the rules of both directions. `taken` holds slots already given; names in it keep theirs.
 ///
 /// # Errors
 ///
 /// [`CompileError`] where the tables would be larger than can be loaded.
-pub fn compile(
+pub fn compile(rule_set: &RuleSet, taken: &Slots) -> Result<Compiled, CompileError> {
+    let mut layout = Layout::new();
+    let mut slots = Allocator::new(taken);
+
+    let rules = ranked(rule_set, Direction::Ingress);
+    let ports = services::named_ports(rules.iter().map(|&(_, rule)| rule));
+    let ingress = tables(
+        rule_set,
+        Direction::Ingress,
+        &rules,
+        &ports,
+        &mut slots,
+        &mut layout,
+    )?;
+    let rules = ranked(rule_set, Direction::Egress);
+    let egress = if rules.is_empty() && rule_set.defaults.egress == Action::Accept {
+        // The header stays zero, which says that nothing is filtered, and the program reads no further.
+        Ranking::default()
+    } else {
+        tables(
+            rule_set,
+            Direction::Egress,
+            &rules,
+            &[],
+            &mut slots,
+            &mut layout,
+        )?
+    };
+
+    let image = layout.finish();
+    let (needed, limit) = (
+        image.len() * size_of::<Line>(),
+        SIZE_CLASSES[SIZE_CLASSES.len() - 1],
+    );
+    if needed > limit {
+        return Err(CompileError::TooLarge {
+            needed: needed.div_ceil(1 << 20),
+            limit: limit >> 20,
+            largest: "split the address lists over fewer prefixes, or name fewer ports".to_owned(),
+        });
+    }
+    let names = rule_set.rules.iter().map(|rule| &rule.name[..]).collect();
+    Ok(Compiled {
+        image,
+        slots: slots.finish(&names, &ports.iter().copied().collect()),
+        ports,
+        ingress,
+        egress,
+    })
+}
+
+/// The rules of one direction in their order, each with its index in the rule set.
+fn ranked(rule_set: &RuleSet, direction: Direction) -> Vec<(usize, &Rule)> {
+    let rules = rule_set.rules.iter().enumerate();
+    rules
+        .filter(|(_, rule)| rule.direction == direction)
+        .collect()
+}
+
+/// Appends the tables of one direction and fills in its header. Packets for `ports` are counted by port.
+fn tables(
     rule_set: &RuleSet,
     direction: Direction,
-    taken: &Slots,
-) -> Result<Compiled, CompileError> {
-    let order: Vec<usize> = (0..rule_set.rules.len())
-        .filter(|&index| rule_set.rules[index].direction == direction)
-        .collect();
-    let rules: Vec<_> = order.iter().map(|&index| &rule_set.rules[index]).collect();
+    ranked: &[(usize, &Rule)],
+    ports: &[(u8, u16)],
+    slots: &mut Allocator<'_>,
+    layout: &mut Layout,
+) -> Result<Ranking, CompileError> {
+    let (order, rules): (Vec<usize>, Vec<&Rule>) = ranked.iter().copied().unzip();
     let default = rules.len() as RuleNumber;
     let mut shadows = Shadows::default();
 
-    let named = services::named_ports(&rules);
-    let slots = assign(&rules, &named, taken)?;
-    let services = services::build(&rules, &slots, &mut shadows)?;
+    let mut outcomes = Outcomes::new(&rules, direction, rule_set.defaults.of(direction), slots);
+    let services = services::build(&rules, ports, &mut outcomes, &mut shadows)?;
     let addresses = addresses::build(&rules, &rule_set.sets);
     let mut cells = cells::Packer::default();
     let rows = addresses.rows(&rules, &services, &mut cells, &mut shadows)?;
 
-    let mut layout = Layout::new();
     let mut top = [0u32; header::LEN as usize];
     let mut set = |field: u32, value: u32| top[field as usize] = value;
-    set(header::ESSENTIALS, essential_bits(&rule_set.essentials));
-    set(header::RULE_COUNT, default);
     set(
-        header::RULES,
-        layout.u32s(&outcomes(&rules, rule_set, direction, &slots)),
+        header::ESSENTIALS,
+        essential_bits(&rule_set.essentials) | essential::FILTERED,
     );
+    set(header::RULE_COUNT, default);
+    set(header::RULES, layout.u32s(&outcomes.table()?));
     set(
         header::SERVICES,
         layout.records(
@@ -155,9 +213,11 @@ pub fn compile(
         },
     );
     for (selector, table) in services.selectors.iter().enumerate() {
-        let at = header::SELECTORS + 2 * selector as u32;
-        set(at, table.pages(&mut layout));
-        set(at + 1, table.first);
+        let selector = selector as u32;
+        set(header::FIRST_SERVICES + selector, table.first);
+        for (upper, page) in (0..).zip(table.pages(layout)) {
+            set(header::PAGES + (selector << 8 | upper), page);
+        }
     }
     let records: Vec<Record> = rows.iter().map(|row: &Row| row.to_record()).collect();
     set(header::ROWS, layout.records(&records));
@@ -165,81 +225,29 @@ pub fn compile(
         header::CELLS,
         layout.u64s(&cells.finish(services.classes.max(addresses.columns()))),
     );
-    for (index, root) in addresses.tables(&mut layout).into_iter().enumerate() {
-        set(header::ADDRESS_ROOTS + index as u32, root);
+    for (field, value) in (header::ADDRESS_TABLES..).zip(addresses.tables(layout)) {
+        set(field, value);
     }
-    layout.set_header(&top);
-
-    let image = layout.finish();
-    let (needed, limit) = (
-        image.len() * size_of::<Line>(),
-        SIZE_CLASSES[SIZE_CLASSES.len() - 1],
-    );
-    if needed > limit {
-        return Err(CompileError::TooLarge {
-            needed: needed.div_ceil(1 << 20),
-            limit: limit >> 20,
-            largest: "split the address lists over fewer prefixes, or name fewer ports".to_owned(),
-        });
+    if let (Direction::Ingress, Some(vlans)) = (direction, &rule_set.vlans) {
+        set(header::VLANS, layout.u64s(&vlan_bits(vlans)));
     }
-    Ok(Compiled {
-        image,
-        slots,
-        shadowed: shadows.finish(&order, &services, &rows, default),
-        order,
-    })
+    let at = match direction {
+        Direction::Ingress => header::INGRESS,
+        Direction::Egress => header::EGRESS,
+    };
+    layout.set_header(at, &top);
+    let shadowed = shadows.finish(&order, &services, &rows, default);
+    Ok(Ranking { order, shadowed })
 }
 
-fn outcomes(
-    rules: &[&super::model::Rule],
-    rule_set: &RuleSet,
-    direction: Direction,
-    slots: &Slots,
-) -> Vec<u32> {
-    let mut outcomes: Vec<u32> = rules
-        .iter()
-        .map(|rule| {
-            let slot = slots.rules[&rule.name];
-            Outcome::new(rule.action == Action::Accept, rule.log, slot).0
-        })
-        .collect();
-    let default = match direction {
-        Direction::Ingress => rule_set.defaults.ingress,
-        Direction::Egress => rule_set.defaults.egress,
-    };
-    outcomes.push(match default {
-        Action::Accept => Outcome::new(true, false, PassReason::Default.counter()).0,
-        Action::Drop => Outcome::new(false, false, DropReason::NoRule.counter()).0,
-    });
-    outcomes
-}
-
-/// Gives a slot to every rule and named port: its old one, or the lowest that nobody has.
-fn assign(
-    rules: &[&super::model::Rule],
-    named: &[(u8, u16)],
-    taken: &Slots,
-) -> Result<Slots, CompileError> {
-    let used: BTreeSet<u32> = taken.used().collect();
-    let mut free = (NAMED_BASE..MAX_SLOTS).filter(|slot| !used.contains(slot));
-    let mut slot = |old: Option<&u32>| {
-        old.copied()
-            .or_else(|| free.next())
-            .ok_or(CompileError::TooManyCounters {
-                needed: rules.len() + named.len(),
-                limit: MAX_SLOTS - NAMED_BASE,
-            })
-    };
-    let mut slots = Slots::default();
-    for rule in rules {
-        slots
-            .rules
-            .insert(rule.name.clone(), slot(taken.rules.get(&rule.name))?);
+/// A bit for each VLAN id, bit 0 for frames of none.
+fn vlan_bits(vlans: &Vlans) -> [u64; 64] {
+    let mut words = [0; 64];
+    words[0] = u64::from(vlans.untagged);
+    for id in vlans.ids.iter().flat_map(|&(first, last)| first..=last) {
+        words[usize::from(id >> 6)] |= 1 << (id & 63);
     }
-    for &port in named {
-        slots.ports.insert(port, slot(taken.ports.get(&port))?);
-    }
-    Ok(slots)
+    words
 }
 
 fn essential_bits(essentials: &Essentials) -> u32 {

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use firewall_common::abi::flow::{MAX_BUCKETS, MAX_TIMEOUT_TICKS, MIN_BUCKETS, Timeouts, WAYS};
+
 /// What is done with a packet that a rule or a default decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
@@ -122,6 +124,16 @@ pub struct Defaults {
     pub egress: Action,
 }
 
+impl Defaults {
+    /// What happens to packets of this direction.
+    pub const fn of(&self, direction: Direction) -> Action {
+        match direction {
+            Direction::Ingress => self.ingress,
+            Direction::Egress => self.egress,
+        }
+    }
+}
+
 impl Default for Defaults {
     fn default() -> Self {
         Self {
@@ -131,6 +143,56 @@ impl Default for Defaults {
     }
 }
 
+/// What is remembered of the connections that this host opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flows {
+    /// Flows that can be followed at once, from [`Flows::MIN_SIZE`] to [`Flows::MAX_SIZE`].
+    pub size: u32,
+    /// How long each lives after its last packet that left; 1 second to [`Flows::MAX_TIMEOUT_S`].
+    pub timeouts: Timeouts,
+}
+
+impl Flows {
+    /// Fewest flows that a file may ask for.
+    pub const MIN_SIZE: u32 = 1024;
+    /// Most flows that a file may ask for: the largest table, 1.1 GiB, is then half full.
+    pub const MAX_SIZE: u32 = 8 << 20;
+    /// Longest timeout, 365 days, in seconds. A tick of the flow table is at least a second, so all of it can be told.
+    pub const MAX_TIMEOUT_S: u32 = 365 * 86_400;
+
+    /// Buckets of the table that follows `size` flows: a power of two, with room for at least twice as many.
+    pub const fn buckets(&self) -> u32 {
+        (2 * self.size).div_ceil(WAYS as u32).next_power_of_two()
+    }
+}
+
+const _: () = assert!(Flows::MAX_TIMEOUT_S < MAX_TIMEOUT_TICKS);
+const _: () = assert!(2 * Flows::MIN_SIZE >= MIN_BUCKETS * WAYS as u32);
+const _: () = assert!(2 * Flows::MAX_SIZE <= MAX_BUCKETS * WAYS as u32);
+
+impl Default for Flows {
+    fn default() -> Self {
+        Self {
+            size: 65_536,
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// The VLANs whose frames may arrive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vlans {
+    /// Whether frames of no VLAN may, which are those without tag and those with priority tags alone (VID 0).
+    pub untagged: bool,
+    /// VLAN ids as inclusive ranges, sorted, disjoint and not adjacent. Every tag of a frame must be of one of them.
+    pub ids: Vec<(u16, u16)>,
+}
+
+impl Vlans {
+    /// Largest VLAN id; 4095 is reserved (IEEE 802.1Q, table 9-2).
+    pub const MAX_ID: u16 = 4094;
+}
+
 /// A whole validated rule file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuleSet {
@@ -138,10 +200,33 @@ pub struct RuleSet {
     pub defaults: Defaults,
     /// What passes before the rules.
     pub essentials: Essentials,
+    /// What is remembered of connections that this host opens.
+    pub flows: Flows,
+    /// Whose frames may arrive; any VLAN's if there is nothing.
+    pub vlans: Option<Vlans>,
     /// Every address set that a rule names in `from` or `to`; equal sets appear once.
     pub sets: Vec<AddressSet>,
     /// The rules, first match wins.
     pub rules: Vec<Rule>,
     /// Group names of the file, for messages and live edits, each with its resolved set.
     pub groups: BTreeMap<String, AddressSet>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_table_has_room_for_twice_as_many_flows() {
+        let slots = |size| {
+            let flows = Flows {
+                size,
+                ..Flows::default()
+            };
+            flows.buckets() * WAYS as u32
+        };
+        assert_eq!(slots(65_536), 131_072);
+        assert_eq!(slots(65_537), 262_144);
+        assert_eq!(slots(Flows::MAX_SIZE), MAX_BUCKETS * WAYS as u32);
+    }
 }

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use firewall_common::abi::flow::Timeouts;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -18,9 +19,29 @@ const VERSION: i64 = 1;
 pub(super) struct RuleFile {
     pub(super) defaults: Defaults,
     pub(super) essentials: Essentials,
+    pub(super) flows: RawFlows,
+    pub(super) vlans: Option<RawVlans>,
     pub(super) groups: Vec<RawGroup>,
     pub(super) rules: Vec<RawRule>,
 }
+
+/// `[flows]` as typed. What is missing was left out or was wrong, which has been said.
+#[derive(Default)]
+pub(super) struct RawFlows {
+    /// `None` inside: too large for anything.
+    pub(super) size: Option<Spanned<Option<i64>>>,
+    pub(super) timeouts: Vec<(TimeoutField, Spanned<Scalar>)>,
+}
+
+/// `[vlans]` as typed.
+pub(super) struct RawVlans {
+    pub(super) heading: Range<usize>,
+    pub(super) untagged: Option<bool>,
+    pub(super) ids: Option<Scalars>,
+}
+
+/// Which of the timeouts it is.
+pub(super) type TimeoutField = fn(&mut Timeouts) -> &mut u32;
 
 /// A group as typed.
 pub(super) struct RawGroup {
@@ -82,6 +103,17 @@ const DIRECTIONS: &[(&str, Direction)] = &[
     ("egress", Direction::Egress),
 ];
 
+const TIMEOUTS: [(&str, TimeoutField); 8] = [
+    ("tcp-syn-sent", |timeouts| &mut timeouts.tcp_syn_sent),
+    ("tcp-established", |timeouts| &mut timeouts.tcp_established),
+    ("tcp-closing", |timeouts| &mut timeouts.tcp_closing),
+    ("tcp-closed", |timeouts| &mut timeouts.tcp_closed),
+    ("udp", |timeouts| &mut timeouts.udp),
+    ("udp-stream", |timeouts| &mut timeouts.udp_stream),
+    ("icmp", |timeouts| &mut timeouts.icmp),
+    ("other", |timeouts| &mut timeouts.other),
+];
+
 type Key<'i> = Spanned<toml::de::DeString<'i>>;
 type Value<'i> = Spanned<DeValue<'i>>;
 
@@ -93,10 +125,20 @@ pub(super) struct Reader<'r> {
 
 impl Reader<'_> {
     pub(super) fn rule_file(&mut self, root: &DeTable<'_>) -> RuleFile {
-        const KEYS: &[&str] = &["version", "defaults", "essentials", "groups", "rule"];
+        const KEYS: &[&str] = &[
+            "version",
+            "defaults",
+            "essentials",
+            "flows",
+            "vlans",
+            "groups",
+            "rule",
+        ];
         let mut file = RuleFile {
             defaults: Defaults::default(),
             essentials: Essentials::default(),
+            flows: RawFlows::default(),
+            vlans: None,
             groups: Vec::new(),
             rules: Vec::new(),
         };
@@ -111,6 +153,16 @@ impl Reader<'_> {
                 "essentials" => {
                     if let Some(table) = self.table(key, value, "[essentials]") {
                         self.essentials(table, &mut file.essentials);
+                    }
+                }
+                "flows" => {
+                    if let Some(table) = self.table(key, value, "[flows]") {
+                        self.flows(table, &mut file.flows);
+                    }
+                }
+                "vlans" => {
+                    if let Some(table) = self.table(key, value, "[vlans]") {
+                        file.vlans = Some(self.vlans(key, table));
                     }
                 }
                 "groups" => {
@@ -195,6 +247,56 @@ impl Reader<'_> {
             };
             if let Some(on) = self.boolean(key, value) {
                 *target = on;
+            }
+        }
+    }
+
+    fn flows(&mut self, table: &DeTable<'_>, into: &mut RawFlows) {
+        for (key, value) in table {
+            match key.get_ref().as_ref() {
+                "size" => match value.get_ref() {
+                    DeValue::Integer(n) => {
+                        into.size = Some(Spanned::new(value.span(), integer(n)));
+                    }
+                    _ => self.wrong_type("size", value, "a number", "size = 65536"),
+                },
+                "timeouts" => {
+                    if let Some(table) = self.table(key, value, "[flows.timeouts]") {
+                        self.timeouts(table, &mut into.timeouts);
+                    }
+                }
+                _ => self.unknown_key(key, "in [flows]", &["size", "timeouts"]),
+            }
+        }
+    }
+
+    fn vlans(&mut self, heading: &Key<'_>, table: &DeTable<'_>) -> RawVlans {
+        let mut vlans = RawVlans {
+            heading: heading.span(),
+            untagged: None,
+            ids: None,
+        };
+        for (key, value) in table {
+            match key.get_ref().as_ref() {
+                "untagged" => vlans.untagged = self.boolean(key, value),
+                "ids" => vlans.ids = self.scalars("ids", value, "ids = [10, \"20-29\"]"),
+                _ => self.unknown_key(key, "in [vlans]", &["untagged", "ids"]),
+            }
+        }
+        vlans
+    }
+
+    fn timeouts(&mut self, table: &DeTable<'_>, into: &mut Vec<(TimeoutField, Spanned<Scalar>)>) {
+        for (key, value) in table {
+            let name = key.get_ref().as_ref();
+            let Some((_, field)) = TIMEOUTS.iter().find(|(known, _)| *known == name) else {
+                self.unknown_key(key, "in [flows.timeouts]", &TIMEOUTS.map(|(name, _)| name));
+                continue;
+            };
+            let wanted = "a time";
+            let example = format!("{name} = 120 for seconds, or {name} = \"2m\"");
+            if let Some(time) = self.scalar(name, value, wanted, &example) {
+                into.push((*field, time));
             }
         }
     }
@@ -307,7 +409,7 @@ impl Reader<'_> {
                 "direction" => rule.direction = self.choice(key, value, DIRECTIONS),
                 "protocol" => {
                     rule.has_protocol = true;
-                    rule.protocol = self.scalar("protocol", value, "protocol = \"tcp\"");
+                    rule.protocol = self.name_or_number("protocol", value, "protocol = \"tcp\"");
                 }
                 "ports" => {
                     rule.ports =
@@ -418,12 +520,27 @@ impl Reader<'_> {
         found
     }
 
-    fn scalar(&mut self, key: &str, value: &Value<'_>, example: &str) -> Option<Spanned<Scalar>> {
+    fn name_or_number(
+        &mut self,
+        key: &str,
+        value: &Value<'_>,
+        example: &str,
+    ) -> Option<Spanned<Scalar>> {
+        self.scalar(key, value, "a name or a number", example)
+    }
+
+    fn scalar(
+        &mut self,
+        key: &str,
+        value: &Value<'_>,
+        wanted: &str,
+        example: &str,
+    ) -> Option<Spanned<Scalar>> {
         let scalar = match value.get_ref() {
             DeValue::String(text) => Scalar::Text(text.clone().into_owned()),
             DeValue::Integer(n) => Scalar::Number(integer(n)),
             _ => {
-                self.wrong_type(key, value, "a name or a number", example);
+                self.wrong_type(key, value, wanted, example);
                 return None;
             }
         };
@@ -437,7 +554,7 @@ impl Reader<'_> {
         };
         let read = list
             .iter()
-            .map(|element| self.scalar(key, element, example))
+            .map(|element| self.name_or_number(key, element, example))
             .collect();
         Some(Spanned::new(value.span(), read))
     }

@@ -10,11 +10,15 @@ use toml::Spanned;
 use super::addresses::looks_like_address;
 use super::diagnostic::{Collector, Diagnostic, Source, count_newlines};
 use super::groups::Groups;
-use super::model::{Action, Direction, Protocol, Rule, RuleSet, SetId, TcpFlags};
+use super::model::{Action, Direction, Flows, Protocol, Rule, RuleSet, SetId, TcpFlags, Vlans};
 use super::names::{self, IcmpFamily, closest};
 use super::shown::quoted;
-use super::typed::{RawFlags, RawGroup, RawRule, RuleFile, Scalar, Scalars, Texts};
-use super::values::{digits, icmp_type, port_range, protocol_text};
+use super::typed::{
+    RawFlags, RawFlows, RawGroup, RawRule, RawVlans, RuleFile, Scalar, Scalars, Texts,
+};
+use super::values::{
+    digits, flow_table_size, icmp_type, port_range, protocol_text, timeout_s, vlan_range,
+};
 
 /// Most rules of a file. The kernel's tables hold rule numbers in 16 bits, and some numbers are taken by the verdicts
 /// that no rule gives.
@@ -81,10 +85,14 @@ pub(super) fn validate(
         places.push(RulePlace { heading, name });
         rules.push(validator.rule(raw, line));
     }
+    let flows = validator.flows(&file.flows);
+    let vlans = file.vlans.as_ref().map(|vlans| validator.vlans(vlans));
     let (sets, groups) = validator.groups.finish();
     let rule_set = RuleSet {
         defaults: file.defaults,
         essentials: file.essentials,
+        flows,
+        vlans,
         sets,
         rules,
         groups,
@@ -139,6 +147,18 @@ fn bad_name(kind: &str, name: &str) -> Option<(String, &'static str)> {
     }
 }
 
+/// Sorts ranges and joins those that overlap or touch.
+fn join(ranges: &mut Vec<(u16, u16)>) {
+    ranges.sort_unstable();
+    ranges.dedup_by(|next, range| {
+        let touches = next.0 <= range.1.saturating_add(1);
+        if touches {
+            range.1 = range.1.max(next.1);
+        }
+        touches
+    });
+}
+
 /// Turns rules into what they mean, one at a time.
 struct Validator<'v> {
     source: &'v Source,
@@ -149,6 +169,44 @@ struct Validator<'v> {
 }
 
 impl Validator<'_> {
+    fn flows(&mut self, raw: &RawFlows) -> Flows {
+        let mut flows = Flows::default();
+        if let Some(size) = &raw.size {
+            match flow_table_size(*size.get_ref()) {
+                Ok(number) => flows.size = number,
+                Err((message, help)) => self.error(size.span(), message, help),
+            }
+        }
+        for (field, time) in &raw.timeouts {
+            match timeout_s(time.get_ref()) {
+                Ok(seconds) => *field(&mut flows.timeouts) = seconds,
+                Err((message, help)) => self.error(time.span(), message, help),
+            }
+        }
+        flows
+    }
+
+    fn vlans(&mut self, raw: &RawVlans) -> Vlans {
+        let mut ids = Vec::new();
+        for id in raw.ids.iter().flat_map(Spanned::get_ref).flatten() {
+            match vlan_range(id.get_ref()) {
+                Ok(range) => ids.push(range),
+                Err((message, help)) => self.error(id.span(), message, help),
+            }
+        }
+        join(&mut ids);
+        let untagged = raw.untagged.unwrap_or(true);
+        if !untagged && raw.ids.as_ref().is_none_or(|ids| ids.get_ref().is_empty()) {
+            let help = "list VLANs under `ids`, or leave out `untagged = false`";
+            self.error(
+                raw.heading.clone(),
+                "with this no frame at all may arrive",
+                help,
+            );
+        }
+        Vlans { untagged, ids }
+    }
+
     fn rule(&mut self, raw: RawRule, line: usize) -> Rule {
         if let Some(name) = &raw.name {
             self.name(name);
@@ -287,14 +345,7 @@ impl Validator<'_> {
                 Err((message, help)) => self.error(port.span(), message, help),
             }
         }
-        ranges.sort_unstable();
-        ranges.dedup_by(|next, range| {
-            let touches = next.0 <= range.1.saturating_add(1);
-            if touches {
-                range.1 = range.1.max(next.1);
-            }
-            touches
-        });
+        join(&mut ranges);
         ranges
     }
 

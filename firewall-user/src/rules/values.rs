@@ -1,5 +1,6 @@
-//! Single values of a rule: ports, ranges of them and ICMP types, by number or name.
+//! Single values: ports, ranges of them and ICMP types, by number or name; the size and the times of the flow table.
 
+use super::model::{Flows, Vlans};
 use super::names::{self, IcmpFamily, closest};
 use super::shown::quoted;
 use super::typed::Scalar;
@@ -23,31 +24,69 @@ pub(super) fn port_range(scalar: &Scalar) -> Result<(u16, u16), Complaint> {
     if let Some(known) = names::service_port(text) {
         return Ok((known, known));
     }
-    let ends = text
-        .split_once('-')
-        .or_else(|| text.split_once(".."))
-        .or_else(|| text.split_once(':'));
-    if let Some((first, last)) = ends
-        && let (Some(first), Some(last)) = (digits(first.trim()), digits(last.trim()))
-    {
-        if first > last {
-            return Err((
-                format!("the range {} is reversed", quoted(text)),
-                format!("write \"{last}-{first}\""),
-            ));
-        }
-        let range = (port(first)?, port(last)?);
-        if *text != format!("{first}-{last}") {
-            let message = format!("{} is not how a range of ports is written", quoted(text));
-            return Err((message, format!("write \"{first}-{last}\"")));
-        }
-        return Ok(range);
+    if let Some(range) = written_range(text, port) {
+        return range;
     }
     let help = closest(text, names::service_names()).map_or_else(
         || "write its number; the names known are those of common services, such as ssh, https or domain".to_owned(),
         |near| format!("did you mean \"{near}\"?"),
     );
     Err((format!("there is no service called {}", quoted(text)), help))
+}
+
+/// Two numbers with something between that makes them a range, each checked by `number`; `None` if it is not that.
+fn written_range(
+    text: &str,
+    number: impl Fn(i64) -> Result<u16, Complaint>,
+) -> Option<Result<(u16, u16), Complaint>> {
+    let (first, last) = text
+        .split_once('-')
+        .or_else(|| text.split_once(".."))
+        .or_else(|| text.split_once(':'))?;
+    let (first, last) = (digits(first.trim())?, digits(last.trim())?);
+    if first > last {
+        return Some(Err((
+            format!("the range {} is reversed", quoted(text)),
+            format!("write \"{last}-{first}\""),
+        )));
+    }
+    let range = number(first).and_then(|first| Ok((first, number(last)?)));
+    if range.is_ok() && *text != format!("{first}-{last}") {
+        let message = format!("{} is not how a range is written", quoted(text));
+        return Some(Err((message, format!("write \"{first}-{last}\""))));
+    }
+    Some(range)
+}
+
+/// One entry of `ids` under `[vlans]`.
+pub(super) fn vlan_range(scalar: &Scalar) -> Result<(u16, u16), Complaint> {
+    let text = match scalar {
+        Scalar::Number(number) => return vlan(number.unwrap_or(-1)).map(|id| (id, id)),
+        Scalar::Text(text) => text,
+    };
+    if let Some(number) = digits(text) {
+        return vlan(number).map(|id| (id, id));
+    }
+    written_range(text, vlan).unwrap_or_else(|| {
+        Err((
+            format!("{} is not a VLAN id", quoted(text)),
+            "write a number such as 10, or a range such as \"20-29\"".to_owned(),
+        ))
+    })
+}
+
+fn vlan(number: i64) -> Result<u16, Complaint> {
+    match u16::try_from(number) {
+        Ok(0) => Err((
+            "0 is not a VLAN: it marks frames of none".to_owned(),
+            "write untagged = true for them, which is so unless you say otherwise".to_owned(),
+        )),
+        Ok(id) if id <= Vlans::MAX_ID => Ok(id),
+        _ => Err((
+            "this is not a VLAN id".to_owned(),
+            format!("VLAN ids go from 1 to {}", Vlans::MAX_ID),
+        )),
+    }
 }
 
 fn port(number: i64) -> Result<u16, Complaint> {
@@ -111,6 +150,73 @@ pub(super) fn icmp_type(
     Err((message, help))
 }
 
+/// Units of time, with what people write for them, and how many seconds they have.
+const UNITS: [(&str, &[&str], i64); 4] = [
+    ("s", &["sec", "secs", "second", "seconds"], 1),
+    ("m", &["min", "mins", "minute", "minutes"], 60),
+    ("h", &["hr", "hrs", "hour", "hours"], 3600),
+    ("d", &["day", "days"], 86_400),
+];
+
+/// A timeout in seconds.
+pub(super) fn timeout_s(scalar: &Scalar) -> Result<u32, Complaint> {
+    const HELP: &str =
+        "write a number of seconds, or one with s, m, h or d: \"90s\", \"5m\", \"2h\", \"5d\"";
+    let text = match scalar {
+        Scalar::Number(number) => return in_bounds(number.unwrap_or(i64::MAX)),
+        Scalar::Text(text) => text,
+    };
+    if let Some(seconds) = digits(text) {
+        return in_bounds(seconds);
+    }
+    let unit_at = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let Some(number) = digits(number) else {
+        return Err((format!("{} is not a time", quoted(text)), HELP.to_owned()));
+    };
+    if let Some((_, _, seconds)) = UNITS.iter().find(|(known, ..)| *known == unit) {
+        return in_bounds(number.saturating_mul(*seconds));
+    }
+    let word = unit.trim().to_lowercase();
+    let meant = UNITS
+        .iter()
+        .find(|(known, words, _)| *known == word || words.contains(&&word[..]));
+    let help = meant.map_or_else(
+        || HELP.to_owned(),
+        |(unit, ..)| format!("write \"{number}{unit}\""),
+    );
+    Err((format!("{} is not a time", quoted(text)), help))
+}
+
+fn in_bounds(seconds: i64) -> Result<u32, Complaint> {
+    let help = "timeouts go from \"1s\" to \"365d\"".to_owned();
+    match u32::try_from(seconds) {
+        Ok(0) => Err((
+            "with a timeout of 0 every flow would be forgotten at once".to_owned(),
+            help,
+        )),
+        Ok(seconds) if seconds <= Flows::MAX_TIMEOUT_S => Ok(seconds),
+        _ if seconds < 0 => Err(("this is not a time".to_owned(), help)),
+        _ => Err(("this is longer than 365 days".to_owned(), help)),
+    }
+}
+
+/// The `size` of the flow table.
+pub(super) fn flow_table_size(number: Option<i64>) -> Result<u32, Complaint> {
+    let (least, most) = (Flows::MIN_SIZE, Flows::MAX_SIZE);
+    number
+        .and_then(|number| u32::try_from(number).ok())
+        .filter(|size| (least..=most).contains(size))
+        .ok_or_else(|| {
+            (
+                "the flow table cannot have this size".to_owned(),
+                format!("write how many flows are to be followed at once, from {least} to {most}"),
+            )
+        })
+}
+
 /// The number that a text of digits and nothing else stands for; one too large for anything is as good as the largest.
 pub(super) fn digits(text: &str) -> Option<i64> {
     let numeric = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -159,6 +265,57 @@ mod tests {
         }
         assert_eq!(range("1..20").unwrap_err().1, "write \"1-20\"");
         assert_eq!(range("20:1").unwrap_err().1, "write \"1-20\"");
+    }
+
+    #[test]
+    fn times_and_near_misses() {
+        let of = |text: &str| timeout_s(&Scalar::Text(text.to_owned()));
+        for (text, seconds) in [
+            ("1s", 1),
+            ("90", 90),
+            ("90s", 90),
+            ("5m", 300),
+            ("2h", 7200),
+            ("365d", 31_536_000),
+            ("8760h", 31_536_000),
+        ] {
+            assert_eq!(of(text), Ok(seconds), "{text}");
+        }
+        assert_eq!(timeout_s(&Scalar::Number(Some(1))), Ok(1));
+        for text in [
+            "",
+            "0",
+            "0d",
+            "s",
+            "-1s",
+            "1.5h",
+            "1h30m",
+            "90 s",
+            "90S",
+            "500ms",
+            "2w",
+            "366d",
+            "99999999999999999999d",
+            "5é",
+            "٣s",
+        ] {
+            assert!(of(text).is_err(), "{text}");
+        }
+        for number in [Some(0), Some(-1), Some(31_536_001), None] {
+            assert!(timeout_s(&Scalar::Number(number)).is_err(), "{number:?}");
+        }
+        assert_eq!(of("5 minutes").unwrap_err().1, "write \"5m\"");
+        assert_eq!(of("5D").unwrap_err().1, "write \"5d\"");
+    }
+
+    #[test]
+    fn sizes_of_the_flow_table() {
+        for size in [1024, 1025, 65_536, 8_388_608] {
+            assert_eq!(flow_table_size(Some(size)), Ok(size as u32));
+        }
+        for size in [Some(1023), Some(8_388_609), Some(0), Some(-1), None] {
+            assert!(flow_table_size(size).is_err(), "{size:?}");
+        }
     }
 
     #[test]

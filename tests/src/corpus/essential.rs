@@ -210,53 +210,144 @@ fn neighbour_discovery_refused(cases: &mut Cases) {
     cases.under(Under::Server);
 }
 
+/// What an ICMP error quotes: a packet of the host from its web server, or one that is none.
+struct Quoted;
+
+impl Quoted {
+    fn v4(from: Ipv4Addr, port: u16) -> Vec<u8> {
+        let segment = tcp_from(port, 40_000, tcp_flag::ACK);
+        ipv4_between(from, CLIENT_V4, TCP, &segment)
+    }
+
+    fn v6(from: Ipv6Addr, port: u16) -> Vec<u8> {
+        let segment = tcp_from(port, 40_000, tcp_flag::ACK);
+        ipv6_between(from, CLIENT_V6, TCP, &segment)
+    }
+}
+
 fn path_mtu() -> Vec<Essential> {
-    let v4_kind = |kind, code| v4(ICMP, &icmp(kind, code));
-    let v6_kind = |kind, code| v6(ICMPV6, &icmp(kind, code));
-    let reason = PassReason::PathMtu;
-    let errors = |name, frame, near: Vec<(&'static str, Vec<u8>)>| Essential {
+    let error = |kind, code, quoted: &[u8]| [&icmp(kind, code)[..8], quoted].concat();
+    let v4_error = |kind, code, quoted: &[u8]| v4(ICMP, &error(kind, code, quoted));
+    let v6_error = |kind, code, quoted: &[u8]| v6(ICMPV6, &error(kind, code, quoted));
+    let (served_v4, served_v6) = (Quoted::v4(HOST_V4, 80), Quoted::v6(HOST_V6, 80));
+    let unrelated = Expected::drop(DropReason::IcmpUnrelated);
+    let malformed = Expected::drop(DropReason::IcmpMalformed);
+    let none = Expected::no_rule();
+    let errors = |name, frame, near: Vec<(&'static str, Vec<u8>, Expected)>| Essential {
         name,
-        reason,
+        reason: PassReason::PathMtu,
         frame,
-        near: near
-            .into_iter()
-            .map(|(name, frame)| (name, frame, Expected::no_rule()))
-            .collect(),
+        near,
         off: DropReason::NoRule,
     };
+    let mut later_v4 = served_v4.clone();
+    later_v4[7] = 1;
+    let mut other_family = served_v4.clone();
+    other_family[0] = 0x65;
+    let echo_reply = ipv4_between(HOST_V4, CLIENT_V4, ICMP, &icmp(0, 0));
+    let echo_request = ipv4_between(HOST_V4, CLIENT_V4, ICMP, &icmp(8, 0));
     vec![
         errors(
             "fragmentation needed",
-            v4_kind(3, 4),
-            vec![("source quench", v4_kind(4, 0)), ("type 2", v4_kind(2, 4))],
-        ),
-        errors(
-            "port unreachable",
-            v4_kind(3, 3),
+            v4_error(3, 4, &served_v4),
             vec![
-                ("redirect", v4_kind(5, 1)),
-                ("time exceeded", v4_kind(11, 0)),
+                ("source quench", v4_error(4, 0, &served_v4), none.clone()),
+                ("type 2", v4_error(2, 4, &served_v4), none.clone()),
+                (
+                    "about a packet of somebody else",
+                    v4_error(3, 4, &Quoted::v4(CLIENT_V4, 80)),
+                    unrelated.clone(),
+                ),
+                (
+                    "about a port that is not served",
+                    v4_error(3, 4, &Quoted::v4(HOST_V4, 81)),
+                    unrelated.clone(),
+                ),
+                (
+                    "cut short",
+                    v4_error(3, 4, &served_v4[..27]),
+                    malformed.clone(),
+                ),
+                (
+                    "cut inside the header",
+                    v4_error(3, 4, &served_v4[..19]),
+                    malformed.clone(),
+                ),
+                (
+                    "about a later fragment",
+                    v4_error(3, 4, &later_v4),
+                    malformed.clone(),
+                ),
+                (
+                    "quoting another family",
+                    v4_error(3, 4, &other_family),
+                    malformed.clone(),
+                ),
             ],
         ),
         errors(
+            "port unreachable",
+            v4_error(3, 3, &served_v4[..28]),
+            vec![("redirect", v4_error(5, 1, &served_v4), none.clone())],
+        ),
+        errors("time exceeded", v4_error(11, 0, &served_v4), vec![]),
+        errors(
+            "unreachable, about an echo reply",
+            v4_error(3, 1, &echo_reply),
+            vec![(
+                "about an echo request that nobody sent",
+                v4_error(3, 1, &echo_request),
+                unrelated.clone(),
+            )],
+        ),
+        errors(
             "ICMPv6 unreachable",
-            v6_kind(1, 4),
-            vec![("type 0", v6_kind(0, 0))],
+            v6_error(1, 4, &served_v6),
+            vec![("type 0", v6_error(0, 0, &served_v6), none.clone())],
         ),
         errors(
             "packet too big",
-            v6_kind(2, 0),
-            vec![("timestamp of the other family", v4_kind(13, 0))],
+            v6_error(2, 0, &served_v6),
+            vec![
+                (
+                    "about a packet of somebody else",
+                    v6_error(2, 0, &Quoted::v6(CLIENT_V6, 80)),
+                    unrelated.clone(),
+                ),
+                (
+                    "about a port that is not served",
+                    v6_error(2, 0, &Quoted::v6(HOST_V6, 81)),
+                    unrelated,
+                ),
+                (
+                    "cut short",
+                    v6_error(2, 0, &served_v6[..47]),
+                    malformed.clone(),
+                ),
+                (
+                    "cut inside the header",
+                    v6_error(2, 0, &served_v6[..39]),
+                    malformed.clone(),
+                ),
+                (
+                    "quoting another family",
+                    v6_error(2, 0, &served_v4),
+                    malformed,
+                ),
+            ],
         ),
         errors(
             "ICMPv6 time exceeded",
-            v6_kind(3, 0),
-            vec![("private error", v6_kind(100, 0))],
+            v6_error(3, 0, &served_v6),
+            vec![("private error", v6_error(100, 0, &served_v6), none.clone())],
         ),
         errors(
             "ICMPv6 parameter problem",
-            v6_kind(4, 1),
-            vec![("type 5", v6_kind(5, 0)), ("echo reply", v6_kind(129, 0))],
+            v6_error(4, 1, &served_v6),
+            vec![
+                ("type 5", v6_error(5, 0, &served_v6), none.clone()),
+                ("echo reply", v6_error(129, 0, &served_v6), none),
+            ],
         ),
     ]
 }

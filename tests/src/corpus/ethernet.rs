@@ -3,7 +3,7 @@
 use firewall_common::abi::reason::{DropReason, PassReason};
 use firewall_common::parse::protocol::{TCP, UDP};
 
-use super::{Cases, Expected};
+use super::{Cases, Expected, Under};
 use crate::packets::*;
 
 pub(super) fn add(cases: &mut Cases) {
@@ -11,6 +11,7 @@ pub(super) fn add(cases: &mut Cases) {
     tags(cases);
     truncated(cases);
     unlisted(cases);
+    vlans(cases);
 }
 
 fn good(cases: &mut Cases) {
@@ -172,6 +173,57 @@ fn unlisted(cases: &mut Cases) {
         ),
         (v6(UDP, &dns), Expected::dns()),
     );
+}
+
+fn vlans(cases: &mut Cases) {
+    const Q: u16 = ethertype::VLAN;
+    const AD: u16 = ethertype::SERVICE_VLAN;
+    let reason = DropReason::VlanNotListed;
+    cases.under(Under::Tagged);
+    type Tags<'a> = &'a [(u16, u16)];
+    let pairs: [(&str, Tags<'_>, Tags<'_>); 8] = [
+        ("untagged", &[], &[(Q, 7)]),
+        ("a priority tag", &[(Q, 0)], &[(Q, 0), (Q, 7)]),
+        ("two priority tags", &[(Q, 0), (AD, 0)], &[(AD, 7), (Q, 0)]),
+        ("a VLAN below the list", &[(Q, 6)], &[(AD, 7)]),
+        ("a VLAN before a range", &[(Q, 99)], &[(Q, 100)]),
+        ("a VLAN behind a range", &[(Q, 111)], &[(Q, 110)]),
+        ("the inner VLAN", &[(AD, 7), (Q, 8)], &[(AD, 7), (Q, 105)]),
+        ("the outer VLAN", &[(AD, 8), (Q, 7)], &[(AD, 105), (Q, 7)]),
+    ];
+    for (name, tags, listed) in pairs {
+        let name = format!("{name} is not listed");
+        cases.refused(&name, reason, web_tagged(tags), web_tagged(listed));
+        // Not even what would pass before the rules, and no later fragment.
+        let of = |tags, kind, packet: &[u8]| tagged(tags, kind, packet);
+        cases.pair(
+            &format!("ARP, {name}"),
+            (of(tags, ethertype::ARP, &arp()), Expected::drop(reason)),
+            (
+                of(listed, ethertype::ARP, &arp()),
+                Expected::pass(PassReason::Arp),
+            ),
+        );
+        let later = ipv4_fragment(8, false, UDP, &[0; 16]);
+        cases.pair(
+            &format!("a later fragment, {name}"),
+            (of(tags, ethertype::IPV4, &later), Expected::drop(reason)),
+            (
+                of(listed, ethertype::IPV4, &later),
+                Expected::pass(PassReason::FragmentEarly),
+            ),
+        );
+    }
+    // The upper bits of the control field are priority and drop eligibility.
+    let prioritised = patched(&web_tagged(&[(Q, 7)]), 14, &[0xf0, 7]);
+    cases.one("VLAN 7 with a priority", prioritised, Expected::web());
+    let denied = tagged(
+        &[(Q, 7)],
+        ethertype::IPV4,
+        &ipv4(TCP, &tcp(8080, tcp_flag::SYN)),
+    );
+    cases.one("a listed VLAN, no rule", denied, Expected::no_rule());
+    cases.under(Under::Server);
 }
 
 fn web_tagged(tags: &[(u16, u16)]) -> Vec<u8> {

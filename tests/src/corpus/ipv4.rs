@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use firewall_common::abi::reason::DropReason;
+use firewall_common::abi::reason::{DropReason, PassReason};
 use firewall_common::parse::protocol::{ICMP, SCTP, TCP, UDP};
 
 use super::{Cases, Expected};
@@ -263,19 +263,57 @@ fn addresses(cases: &mut Cases) {
 
 fn fragments(cases: &mut Cases) {
     let whole = v4_fragment(0, false, TCP, &syn());
-    let reason = DropReason::FragmentLater;
+    let later = |offset, more, protocol| {
+        let packet = ipv4_fragment_of_another(offset, more, protocol, &syn());
+        ethernet(ethertype::IPV4, &packet)
+    };
+    let early = Expected::pass(PassReason::FragmentEarly);
     for (name, offset, more) in [
         ("a later fragment that looks like a SYN", 185, true),
         ("the last fragment", 185, false),
-        (
-            "a fragment at offset 1, which overlaps the ports' header",
-            1,
-            true,
-        ),
-        ("the largest offset", 0x1fff, false),
+        ("the first offset behind TCP's header", 3, true),
     ] {
-        let frame = v4_fragment(offset, more, TCP, &syn());
-        cases.refused(&format!("IPv4, {name}"), reason, frame, whole.clone());
+        cases.pair(
+            &format!("IPv4, {name}"),
+            (later(offset, more, TCP), early.clone()),
+            (whole.clone(), Expected::web()),
+        );
+    }
+    for (name, offset, protocol, reason) in [
+        (
+            "which overlaps the flags",
+            1,
+            TCP,
+            DropReason::FragmentOverlap,
+        ),
+        (
+            "which overlaps the urgent pointer",
+            2,
+            TCP,
+            DropReason::FragmentOverlap,
+        ),
+        (
+            "ends beyond 65,535 bytes",
+            0x1fff,
+            TCP,
+            DropReason::FragmentBeyond,
+        ),
+        (
+            "ends one byte beyond",
+            8187,
+            UDP,
+            DropReason::FragmentBeyond,
+        ),
+    ] {
+        let mended = match offset {
+            1 | 2 => later(offset, true, UDP),
+            _ => later(8186, false, protocol),
+        };
+        cases.pair(
+            &format!("IPv4, a fragment at offset {offset} {name}"),
+            (later(offset, false, protocol), Expected::drop(reason)),
+            (mended, early.clone()),
+        );
     }
     let with_data = [&syn()[..], &[0; 4]].concat();
     cases.one(

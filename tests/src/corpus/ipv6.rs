@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use firewall_common::abi::reason::DropReason;
+use firewall_common::abi::reason::{DropReason, PassReason};
 use firewall_common::parse::protocol::{
     AH, DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ICMPV6, ROUTING, SCTP, TCP, UDP,
 };
@@ -314,19 +314,58 @@ fn routing_headers(cases: &mut Cases) {
 fn fragments(cases: &mut Cases) {
     let first = |next, payload: &[u8]| v6(FRAGMENT, &fragment(next, 0, true, payload));
     let good = v6(FRAGMENT, &fragment(TCP, 0, false, &syn()));
+    let later = |next, offset, more| v6(FRAGMENT, &fragment_of_another(next, offset, more, &syn()));
+    let early = Expected::pass(PassReason::FragmentEarly);
     for (name, offset, more) in [
-        ("later", 1, true),
+        ("later", 3, true),
         ("last", 185, false),
-        ("largest offset", 0x1fff, false),
+        ("largest offset that can be", 8189, false),
     ] {
-        let frame = v6(FRAGMENT, &fragment(TCP, offset, more, &syn()));
-        cases.refused(
+        cases.pair(
             &format!("IPv6 fragment: {name}"),
-            DropReason::FragmentLater,
-            frame,
-            good.clone(),
+            (later(TCP, offset, more), early.clone()),
+            (good.clone(), Expected::web()),
         );
     }
+    for (name, offset, mended, reason) in [
+        (
+            "overlaps the flags",
+            1,
+            later(UDP, 1, true),
+            DropReason::FragmentOverlap,
+        ),
+        (
+            "overlaps the urgent pointer",
+            2,
+            later(TCP, 3, true),
+            DropReason::FragmentOverlap,
+        ),
+        (
+            "largest offset",
+            0x1fff,
+            later(TCP, 8189, false),
+            DropReason::FragmentBeyond,
+        ),
+        (
+            "ends one byte beyond",
+            8190,
+            later(TCP, 8189, false),
+            DropReason::FragmentBeyond,
+        ),
+    ] {
+        cases.pair(
+            &format!("IPv6 fragment: {name}"),
+            (later(TCP, offset, offset < 3), Expected::drop(reason)),
+            (mended, early.clone()),
+        );
+    }
+    // What a later fragment carries nobody can see: not even that it is neighbour discovery.
+    let solicitation = fragment_of_another(ICMPV6, 1, false, &icmp(135, 0));
+    cases.one(
+        "IPv6 fragment: later, of what looks like a solicitation",
+        v6(FRAGMENT, &solicitation),
+        early,
+    );
     cases.one("IPv6 fragment: first", first(TCP, &syn()), Expected::web());
     let behind = extension(FRAGMENT, PADDING, &fragment(TCP, 0, true, &syn()));
     cases.one(

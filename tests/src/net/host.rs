@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use anyhow::{Context as _, Result, bail};
+use aya::programs::tc::TcAttachType;
+use aya::programs::{ProgramInfo, SchedClassifier};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::command::{Outcome, firewall, path};
@@ -88,6 +90,11 @@ impl Host {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        self.start(command)
+    }
+
+    /// Starts a program here, with the files that it was given.
+    pub(super) fn start(&self, command: &mut Command) -> Result<Child> {
         self.enter(|| {
             command
                 .env("PATH", path())
@@ -116,6 +123,18 @@ impl Host {
         self.run(command.args(words))?
             .success()
             .with_context(|| line.to_owned())
+    }
+
+    /// Sets a parameter of the network stack, by its path below `/proc/sys/net`.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
+        let file = Path::new("/proc/sys/net").join(name);
+        self.enter(|| {
+            std::fs::write(&file, value).with_context(|| format!("cannot set {}", file.display()))
+        })
     }
 
     /// Runs `ip` with `arguments`, cut at spaces.
@@ -167,6 +186,18 @@ impl Host {
             .as_u64()
             .with_context(|| format!("no program in {text}"))?;
         Ok(Some(Attached { mode, program }))
+    }
+
+    /// The tcx programs that see what leaves through the interface, told by the kernel.
+    ///
+    /// # Errors
+    ///
+    /// If the interface is gone.
+    pub fn egress(&self) -> Result<Vec<u32>> {
+        self.enter(|| {
+            let (_, programs) = SchedClassifier::query_tcx(&self.interface, TcAttachType::Egress)?;
+            Ok(programs.iter().map(ProgramInfo::id).collect())
+        })
     }
 
     /// The hardware address of an interface here.

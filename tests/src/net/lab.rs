@@ -60,6 +60,17 @@ impl Lab {
         Ok(Some(lab))
     }
 
+    /// A third host, whose interface is yet to be made.
+    ///
+    /// # Errors
+    ///
+    /// If its namespace cannot be made.
+    pub fn third(&self) -> Result<Host> {
+        let inside = self.inside.namespace();
+        let base = inside.strip_suffix("-inside").unwrap_or(inside);
+        Host::new(format!("{base}-third"), format!("{base}t"), 3)
+    }
+
     /// The second address of the host outside, in another network than the first.
     pub fn stranger(&self) -> Ipv4Addr {
         STRANGER

@@ -20,8 +20,28 @@ pub struct Stats {
     pub passes: Vec<Reason>,
     /// A port each that a rule names.
     pub ports: Vec<Port>,
+    /// The flow table.
+    pub flows: Fill,
     /// Everything that came in.
     pub totals: Totals,
+    /// Everything that left.
+    pub egress: Totals,
+}
+
+/// How full the flow table is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fill {
+    /// Flows in it.
+    pub used: u64,
+    /// Slots.
+    pub size: u64,
+    /// Flows that packets opened.
+    pub created: u64,
+    /// Of those, in the slot of a live one.
+    pub evicted: u64,
+    /// Flows that were not opened, for want of a slot.
+    pub contended: u64,
 }
 
 /// A rule's counter.
@@ -62,7 +82,7 @@ pub struct Port {
     pub bytes: u64,
 }
 
-/// Everything that came in.
+/// Everything in one direction.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Totals {

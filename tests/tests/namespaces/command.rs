@@ -12,6 +12,7 @@ use firewall_tests::net::{Lab, PINS, firewall};
 use firewall_user::kernel::instance::Instance;
 
 use crate::probe::{InForce, Probe, policy};
+use crate::rules;
 
 /// A user without any rights; Debian calls it nobody.
 const NOBODY: u32 = 65534;
@@ -225,6 +226,7 @@ fn every_command_speaks_json() -> Result<()> {
         &["status", "-i", interface],
         &["rules", "-i", interface],
         &["stats", "-i", interface],
+        &["flows", "-i", interface],
         &["detach", "-i", interface],
     ] {
         let text = lab
@@ -235,5 +237,38 @@ fn every_command_speaks_json() -> Result<()> {
         ensure!(read.is_ok(), "{arguments:?}: {text:?}");
         ensure!(!text.contains('\u{1b}'), "{arguments:?} has colours");
     }
+    Ok(())
+}
+
+#[test]
+fn who_could_not_log_in_again_is_warned() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let session = format!("{} 51234 {} 22", lab.outside.v4, lab.inside.v4);
+    let apply = |rules: &str| -> Result<String> {
+        let file = lab.write("rules.toml", rules)?;
+        let mut command = Command::new(firewall()?);
+        command
+            .arg("apply")
+            .arg(file)
+            .args(["-i", lab.inside.interface()])
+            .env("SSH_CONNECTION", &session);
+        let outcome = lab.inside.run(&mut command)?;
+        ensure!(outcome.code == Some(0), "{outcome}");
+        Ok(outcome.stderr)
+    };
+    let warned = apply(&rules(&[]))?;
+    let told = format!("nothing accepts tcp from {} to port 22", lab.outside.v4);
+    ensure!(warned.contains(&told), "{warned}");
+    // A rule for new connections alone is enough: they are then followed.
+    let warned = apply(&rules(&[
+        r#"name = "ssh"; action = "accept"; protocol = "tcp"; ports = [22]; tcp-flags = { set = ["syn"], clear = ["ack"] }"#,
+    ]))?;
+    ensure!(!warned.contains("log in"), "{warned}");
+    let warned = apply(&rules(&[
+        r#"name = "ssh"; action = "accept"; protocol = "tcp"; ports = [22]; from = ["198.51.100.0/24"]"#,
+    ]))?;
+    ensure!(warned.contains(&told), "{warned}");
     Ok(())
 }

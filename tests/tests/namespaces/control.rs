@@ -28,6 +28,20 @@ fn the_same_file_again_changes_nothing_and_says_so() -> Result<()> {
         "something changed"
     );
 
+    let moved = lab.write("moved.toml", &policy(InForce::A))?;
+    let said = lab.apply_file(&moved, &[])?;
+    ensure!(
+        said.contains("nothing to do") && said.contains("moved.toml") && said.contains("a.toml"),
+        "{said:?}"
+    );
+    let status = || lab.inside.firewall(&["status"])?.success();
+    ensure!(status()?.contains("moved.toml"), "{:?}", status());
+    ensure!(
+        lab.inside.attached()? == program && lab.stats()?.generation == generation,
+        "only the name changed"
+    );
+    ensure!(lab.apply_file(&moved, &[])? == again, "it is recorded");
+
     let other = lab.write("b.toml", &policy(InForce::B))?;
     let changed = lab.apply_file(&other, &[])?;
     ensure!(!changed.contains("nothing to do"), "{changed:?}");
@@ -81,6 +95,11 @@ fn detaching_leaves_nothing() -> Result<()> {
         };
         let interface = lab.inside.interface();
         lab.apply(&policy(InForce::A), mode)?;
+        Probe::new(&lab)?.in_force()?;
+        ensure!(
+            lab.stats()?.rule("udp") > Some(0),
+            "{mode}: nothing was counted"
+        );
         ensure!(
             lab.inside.pins().is_dir(),
             "no pins at {}",
@@ -126,9 +145,10 @@ fn detaching_leaves_nothing() -> Result<()> {
             "detaching twice names the interface: {again}"
         );
         lab.apply(&policy(InForce::B), mode)?;
+        // Of the rule, since neighbours and routers may have spoken already.
         ensure!(
-            lab.stats()?.totals.accepted.packets == 0,
-            "counters begin anew"
+            lab.stats()?.rule("udp") == Some(0),
+            "{mode}: counters do not begin anew"
         );
     }
     Ok(())
@@ -224,6 +244,11 @@ fn several_interfaces_are_guarded_at_once() -> Result<()> {
         .inside
         .firewall(&["status", "--format", "json"])?
         .success()?;
+    let twice = lab.apply_file(&file, &["-i", &second, "-i", &second])?;
+    ensure!(
+        twice.lines().count() == 2 && twice.lines().all(|line| line.contains("nothing to do")),
+        "an interface that is named twice is one: {twice:?}"
+    );
     for interface in [lab.inside.interface(), &second] {
         ensure!(
             status.contains(&format!("\"{interface}\"")),

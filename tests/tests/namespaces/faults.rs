@@ -1,12 +1,15 @@
 //! Processes that are killed, and commands that come at the same time.
 
-use std::path::PathBuf;
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use firewall_tests::net::traffic::wait_until;
 use firewall_tests::net::{Lab, Outcome};
 
+use crate::growth::{MANY, counter_maps};
 use crate::probe::{InForce, Probe, policy};
 
 /// How often `apply` is killed.
@@ -29,7 +32,7 @@ fn files(lab: &Lab) -> Result<[PathBuf; 2]> {
 }
 
 /// Starts an `apply`, kills it after `delay`, and says whether it was still running then.
-fn kill_apply(lab: &Lab, file: &std::path::Path, delay: Duration) -> Result<bool> {
+fn kill_apply(lab: &Lab, file: &Path, delay: Duration) -> Result<bool> {
     let file = file.to_str().context("a path that is not UTF-8")?;
     let started = Instant::now();
     let mut apply = lab
@@ -46,12 +49,10 @@ fn kill_apply(lab: &Lab, file: &std::path::Path, delay: Duration) -> Result<bool
 }
 
 /// How long an undisturbed `apply` takes: the median of a few, other tests being at work beside.
-fn duration(mut apply: impl FnMut() -> Result<()>) -> Result<Duration> {
+fn duration(apply: impl Fn() -> Result<Duration>) -> Result<Duration> {
     let mut durations = [Duration::ZERO; 5];
     for duration in &mut durations {
-        let started = Instant::now();
-        apply()?;
-        *duration = started.elapsed();
+        *duration = apply()?;
     }
     durations.sort();
     Ok(durations[durations.len() / 2])
@@ -71,24 +72,72 @@ fn a_killed_apply_leaves_the_old_policy_or_the_new() -> Result<()> {
         return Ok(());
     };
     let [a, b] = files(&lab)?;
-    lab.apply_file(&a, &[])?;
     let probe = Probe::new(&lab)?;
-    let mut turn = [&b, &a].into_iter().cycle();
+    kill_applies(&lab, &probe, &b, KILLS, || {
+        // Every other apply goes undisturbed, from whatever the killed one has left.
+        lab.apply_file(&a, &[]).map(drop)
+    })
+}
+
+#[test]
+fn an_apply_killed_while_it_makes_room_for_counters_does_so_too() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let [a, _] = files(&lab)?;
+    let many = format!("\n[[rule]]\n{}\n", MANY.replace("; ", "\n"));
+    let b = lab.write("many.toml", &(policy(InForce::B) + &many))?;
+    let probe = Probe::new(&lab)?;
+    let (attached, asked) = (Cell::new(false), Cell::new(0));
+    // Once at each moment.
+    kill_applies(&lab, &probe, &b, MOMENTS, || {
+        if attached.replace(true) {
+            // The next one finishes what the killed one has begun, and nothing is left of the interruption.
+            lab.apply_file(&b, &[])?;
+            ensure!(counter_maps(&lab)? == 2, "the room grew once");
+            // Each time two of the four datagrams are for this rule, in both policies.
+            let stats = lab.stats()?;
+            let expected = u64::from(2 * (probe.asked() - asked.get()));
+            ensure!(
+                stats.rule("udp") == Some(expected),
+                "{expected}: {:?}",
+                stats.rules
+            );
+            // Only the first one after attaching has to make room.
+            let interface = lab.inside.interface();
+            lab.inside
+                .firewall(&["detach", "-i", interface])?
+                .success()?;
+        }
+        asked.set(probe.asked());
+        lab.apply_file(&a, &[]).map(drop)
+    })
+}
+
+/// Kills an `apply` of `b`, which has the second policy, `kills` times at different moments, each time after `prepare` has
+/// put the first in force.
+fn kill_applies(
+    lab: &Lab,
+    probe: &Probe,
+    b: &Path,
+    kills: u32,
+    prepare: impl Fn() -> Result<()>,
+) -> Result<()> {
     let whole = duration(|| {
-        lab.apply_file(turn.next().context("endless")?, &[])
-            .map(drop)
+        prepare()?;
+        let started = Instant::now();
+        lab.apply_file(b, &[])?;
+        Ok(started.elapsed())
     })?;
 
     let mut killed = 0;
     for moment in moments(whole) {
-        // Every other apply goes undisturbed, from whatever the killed one has left.
-        lab.apply_file(&a, &[])
-            .with_context(|| format!("after {killed} kills"))?;
+        prepare().with_context(|| format!("after {killed} kills"))?;
         ensure!(
             probe.in_force()? == InForce::A,
             "an apply after {killed} kills has no effect"
         );
-        killed += u32::from(kill_apply(&lab, &b, moment)?);
+        killed += u32::from(kill_apply(lab, b, moment)?);
         let in_force = probe
             .in_force()
             .with_context(|| format!("after kill {killed}, at {moment:?}"))?;
@@ -100,15 +149,15 @@ fn a_killed_apply_leaves_the_old_policy_or_the_new() -> Result<()> {
             lab.inside.attached()?.is_some(),
             "after kill {killed}, at {moment:?}, nothing is attached"
         );
-        if killed == KILLS {
+        if killed == kills {
             break;
         }
     }
     ensure!(
-        killed == KILLS,
+        killed == kills,
         "of {TRIES} applies only {killed} were still running when they were to be killed"
     );
-    lab.apply_file(&b, &[])?;
+    lab.apply_file(b, &[])?;
     ensure!(
         probe.in_force()? == InForce::B,
         "the apply after the last kill has no effect"
@@ -147,8 +196,15 @@ fn a_killed_first_apply_leaves_the_interface_open_or_guarded() -> Result<()> {
             (in_force == InForce::A) == attached,
             "after {at}: {in_force:?}, attached: {attached}"
         );
+        ensure!(
+            !attached || lab.inside.egress()?.len() == 1,
+            "after {at}: what arrives is filtered, and what leaves not seen"
+        );
         lab.apply_file(&a, &[])
             .with_context(|| format!("the apply after {at}"))?;
+        wait_until("one program sees what leaves", || {
+            Ok(lab.inside.egress()?.len() == 1)
+        })?;
         ensure!(
             probe.in_force()? == InForce::A,
             "the apply after {at} has no effect"
@@ -160,7 +216,7 @@ fn a_killed_first_apply_leaves_the_interface_open_or_guarded() -> Result<()> {
             "after {at}, detached, but {in_force:?} is in force"
         );
         ensure!(
-            !lab.inside.pins().exists(),
+            !lab.inside.pins().exists() && lab.inside.egress()?.is_empty(),
             "after {at}, detached, but there are pins"
         );
         if killed == KILLS {
@@ -168,6 +224,44 @@ fn a_killed_first_apply_leaves_the_interface_open_or_guarded() -> Result<()> {
         }
     }
     bail!("of {TRIES} applies only {killed} were still running when they were to be killed")
+}
+
+#[test]
+fn a_first_apply_killed_between_its_links_is_cleared_up() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let [a, _] = files(&lab)?;
+    let interface = lab.inside.interface();
+    let probe = Probe::new(&lab)?;
+    let half = || -> Result<()> {
+        lab.apply_file(&a, &[])?;
+        std::fs::remove_file(lab.inside.pins().join("v1/link"))?;
+        wait_until("XDP is off", || Ok(lab.inside.attached()?.is_none()))?;
+        ensure!(
+            lab.inside.egress()?.len() == 1,
+            "what leaves is not seen any more"
+        );
+        ensure!(probe.in_force()? == InForce::Nothing, "it is not half off");
+        let status = lab.inside.firewall(&["status", "-i", interface])?;
+        let status = status.success()?;
+        ensure!(status.contains("not guarded"), "{status}");
+        Ok(())
+    };
+    half()?;
+    lab.apply_file(&a, &[])?;
+    ensure!(probe.in_force()? == InForce::A, "the next apply guards");
+    wait_until("only the new program sees what leaves", || {
+        Ok(lab.inside.egress()?.len() == 1)
+    })?;
+    half()?;
+    lab.inside
+        .firewall(&["detach", "-i", interface])?
+        .success()?;
+    ensure!(!lab.inside.pins().exists(), "there are pins");
+    wait_until("nothing sees what leaves", || {
+        Ok(lab.inside.egress()?.is_empty())
+    })
 }
 
 #[test]
@@ -237,5 +331,31 @@ fn two_applies_at_once_end_with_one_of_the_policies() -> Result<()> {
             "round {round}: nothing is in force"
         );
     }
+    Ok(())
+}
+
+#[test]
+fn an_interface_that_was_renamed_stays_guarded() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let file = lab.write("rules.toml", &policy(InForce::A))?;
+    lab.apply_file(&file, &[])?;
+    let name = lab.inside.interface();
+    let guarded = lab.inside.attached()?;
+    ensure!(guarded.is_some());
+    lab.inside.ip(&format!("link set {name} down"))?;
+    lab.inside.ip(&format!("link set {name} name {name}r"))?;
+    // Another card gets its name.
+    lab.inside
+        .ip(&format!("link add {name} type veth peer name {name}x"))?;
+    let file = file.to_str().context("a path that is not UTF-8")?;
+    for arguments in [&["apply", file, "-i", name][..], &["detach", "-i", name]] {
+        let told = lab.inside.firewall(arguments)?.failure(1)?;
+        ensure!(told.contains(&format!("is now called {name}r")), "{told}");
+    }
+    lab.inside.ip(&format!("link delete {name}"))?;
+    lab.inside.ip(&format!("link set {name}r name {name}"))?;
+    ensure!(lab.inside.attached()? == guarded, "it was taken off");
     Ok(())
 }

@@ -280,3 +280,43 @@ fn a_third_tag_is_dropped() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn only_listed_vlans_arrive() -> Result<()> {
+    const FILE: &str = "version = 1\n\n[vlans]\nuntagged = false\nids = [5, \"100-110\"]\n\n[[rule]]\n\
+                        name = \"everything\"\naction = \"accept\"\n";
+    for mode in MODES {
+        let Some(lab) = Lab::new()? else {
+            return Ok(());
+        };
+        // A veth has the switch of network cards that take tags away, and it is on.
+        let refused = lab.apply(FILE, mode).expect_err("the tags are hidden");
+        let told = format!(
+            "ethtool -K {} rxvlan off rx-vlan-stag-hw-parse off",
+            lab.inside.interface()
+        );
+        ensure!(format!("{refused:#}").contains(&told), "{refused:#}");
+        ensure!(lab.inside.attached()?.is_none(), "attached all the same");
+        lab.inside.must(&told)?;
+        lab.apply(FILE, mode)?;
+        let port = FramePort::open(&lab.outside)?;
+        let packet = &packets::web_v4()[ETHERNET..];
+        let before = lab.stats()?;
+        let frames: [&[(u16, u16)]; 6] = [
+            &[],
+            &[(0x8100, 0)],
+            &[(0x8100, 6)],
+            &[(0x8100, 5)],
+            &[(0x88a8, 5), (0x8100, 110)],
+            &[(0x88a8, 5), (0x8100, 111)],
+        ];
+        for tags in frames {
+            port.send(&packets::tagged(tags, 0x0800, packet))?;
+        }
+        let stats = lab.stats_when(|stats| stats.rule("everything") == Some(2))?;
+        let refused = stats.dropped("vlan-not-listed") - before.dropped("vlan-not-listed");
+        // The hosts' own neighbour discovery is untagged too.
+        ensure!(refused >= 4, "{mode}: {stats:#?}");
+    }
+    Ok(())
+}

@@ -3,20 +3,16 @@
 mod command;
 mod control;
 mod faults;
+mod flows;
+mod forwarding;
+mod fragments;
+mod growth;
 mod link_layer;
+mod multicast;
 mod probe;
+mod replies;
 mod shapes;
 mod switching;
 mod traffic;
 
-/// Both ways to attach an XDP program to a veth interface.
-const MODES: [&str; 2] = ["native", "generic"];
-
-/// A rule file with these rules, the keys of each separated by `; `. What none matches is dropped.
-fn rules(rules: &[&str]) -> String {
-    let mut text = "version = 1\n".to_owned();
-    for rule in rules {
-        text += &format!("\n[[rule]]\n{}\n", rule.replace("; ", "\n"));
-    }
-    text
-}
+use firewall_tests::net::{MODES, rules};

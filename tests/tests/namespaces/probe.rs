@@ -71,6 +71,11 @@ impl Probe {
         })
     }
 
+    /// How often it has been asked what is in force.
+    pub(crate) fn asked(&self) -> u32 {
+        self.number.get()
+    }
+
     /// Sends to each port and sees what comes. Anything but the whole of one policy is an error.
     pub(crate) fn in_force(&self) -> Result<InForce> {
         let number = self.number.get() + 1;

@@ -86,14 +86,14 @@ fn switching_loses_nothing_and_lets_nothing_slip(mode: &str) -> Result<()> {
 
 /// What came of a flow.
 #[derive(Debug, Default)]
-struct Flow {
-    sent: u64,
-    received: u64,
-    lost: u64,
+pub(crate) struct Flow {
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) lost: u64,
 }
 
 /// Sends datagrams window by window, and waits for each window to arrive.
-fn accepted_by_both(lab: &Lab, done: &AtomicBool) -> Result<Flow> {
+pub(crate) fn accepted_by_both(lab: &Lab, done: &AtomicBool) -> Result<Flow> {
     // Another socket on a port of this flow would take its datagrams; the probe comes later.
     let receiver = udp(&lab.inside, PORTS[0])?;
     let sender = udp_from(&lab.outside, lab.outside.v4)?;
@@ -146,7 +146,7 @@ fn one_connection(lab: &Lab, done: &AtomicBool) -> Result<usize> {
     Ok(count)
 }
 
-fn join<T>(handle: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+pub(crate) fn join<T>(handle: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     match handle.join() {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),

@@ -17,7 +17,7 @@ use crate::{
 /// Takes root. Nothing is attached to this machine's own interfaces. Numbers count only where nothing else runs.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
-    /// A first look in under a minute: fewer rounds, no groups of a million CIDRs
+    /// A first look in under a minute: fewer rounds and sizes, and no live traffic unless it is asked for
     #[arg(long)]
     quick: bool,
 
@@ -25,7 +25,7 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Only these sections: rules, groups, served, apply, memory, traffic
+    /// Only these sections: rules, groups, served, flows, apply, memory, traffic
     #[arg(long, value_name = "SECTION", value_delimiter = ',')]
     only: Vec<String>,
 }

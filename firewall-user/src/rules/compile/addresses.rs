@@ -133,14 +133,18 @@ impl Addresses {
         Ok(finished)
     }
 
-    /// Appends the address tables, returns their roots in the order of the header.
-    pub(super) fn tables(&self, layout: &mut Layout) -> [u32; 4] {
-        [
+    /// Appends the address tables, returns their fields in the order of the header.
+    pub(super) fn tables(&self, layout: &mut Layout) -> impl Iterator<Item = u32> + use<> {
+        let tables = [
             tree::append(&self.source.v4, layout),
             tree::append(&self.destination.v4, layout),
             tree::append(&self.source.v6, layout),
             tree::append(&self.destination.v6, layout),
-        ]
+        ];
+        tables
+            .into_iter()
+            .flat_map(|table| table.to_line().words)
+            .flat_map(|word| [word as u32, (word >> 32) as u32])
     }
 
     /// Columns that a look-up in the cells may ask for beyond a row's start.

@@ -8,10 +8,10 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// An image with room for the header.
+    /// An image with room for both headers, which are zero.
     pub(super) fn new() -> Self {
         Self {
-            words: vec![0; header::LEN as usize / 2],
+            words: vec![0; header::BOTH as usize / 2],
         }
     }
 
@@ -55,9 +55,10 @@ impl Layout {
         self.append(lines.iter().flat_map(|line| line.words)) / 8
     }
 
-    /// Fills in the header.
-    pub(super) fn set_header(&mut self, fields: &[u32; header::LEN as usize]) {
-        for (word, pair) in self.words.iter_mut().zip(fields.chunks(2)) {
+    /// Fills in the header that begins at `u32` index `at`.
+    pub(super) fn set_header(&mut self, at: u32, fields: &[u32; header::LEN as usize]) {
+        let words = &mut self.words[at as usize / 2..];
+        for (word, pair) in words.iter_mut().zip(fields.chunks(2)) {
             *word = u64::from(pair[0]) | u64::from(pair[1]) << 32;
         }
     }

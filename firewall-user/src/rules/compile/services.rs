@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use firewall_common::abi::image::{SELECTORS, Service};
+use firewall_common::abi::image::{Outcome, SELECTORS, Service};
 use firewall_common::parse::protocol;
 
-use super::{CompileError, RuleNumber, Shadows, Slots, layout::Layout};
+use super::{CompileError, RuleNumber, Shadows, layout::Layout, outcomes::Outcomes};
+use crate::counters::TooMany;
 use crate::rules::model::{Protocol, Rule, TcpFlags};
 
 /// Protocol numbers of the selectors, in the order of [`firewall_common::abi::image::Selector`].
@@ -25,7 +26,7 @@ const MAX_FLAG_CONDITIONS: usize = 64;
 pub(super) struct Services {
     /// The services, referred to by index.
     pub(super) services: Vec<Service>,
-    /// Service of each protocol number; unused for protocols with a selector.
+    /// Service of each protocol number; for protocols with a selector that of values that no rule names.
     pub(super) protocols: Vec<u32>,
     /// Services by selector value.
     pub(super) selectors: Vec<SelectorTable>,
@@ -46,14 +47,11 @@ pub(super) struct SelectorTable {
 }
 
 impl SelectorTable {
-    /// Appends the page table, returns its `u32` index, or 0 where all values have the first service.
-    pub(super) fn pages(&self, layout: &mut Layout) -> u32 {
-        if let [(_, _, 0)] = self.ranges[..] {
-            return 0;
-        }
+    /// Appends the pages, returns the `u16` index of each of the 256; equal ones are one.
+    pub(super) fn pages(&self, layout: &mut Layout) -> Vec<u32> {
         let mut known: HashMap<[u16; 256], u32> = HashMap::new();
         let mut ranges = self.ranges.iter().peekable();
-        let pages: Vec<u32> = (0..=u8::MAX)
+        (0..=u8::MAX)
             .map(|upper| {
                 let (low, high) = (u16::from(upper) << 8, u16::from(upper) << 8 | 0xff);
                 let mut page = [0u16; 256];
@@ -71,13 +69,12 @@ impl SelectorTable {
                 }
                 *known.entry(page).or_insert_with(|| layout.u16s(&page))
             })
-            .collect();
-        layout.u32s(&pages)
+            .collect()
     }
 }
 
 /// Every port that a rule names, once: protocol and port.
-pub(super) fn named_ports(rules: &[&Rule]) -> Vec<(u8, u16)> {
+pub(super) fn named_ports<'a>(rules: impl Iterator<Item = &'a Rule>) -> Vec<(u8, u16)> {
     let mut named = BTreeSet::new();
     for rule in rules {
         let (Protocol::Number(protocol), Some(ranges)) = (rule.protocol, &rule.ports) else {
@@ -90,16 +87,18 @@ pub(super) fn named_ports(rules: &[&Rule]) -> Vec<(u8, u16)> {
     named.into_iter().collect()
 }
 
-/// Builds the services.
+/// Builds the services; `ports` are those whose packets are counted by port.
 pub(super) fn build(
     rules: &[&Rule],
-    slots: &Slots,
+    ports: &[(u8, u16)],
+    outcomes: &mut Outcomes<'_, '_>,
     shadows: &mut Shadows,
 ) -> Result<Services, CompileError> {
     let flags = Flags::of(rules)?;
     let mut builder = Builder {
         rules,
         flags: &flags,
+        outcomes,
         shadows,
         services: Vec::new(),
         known: HashMap::new(),
@@ -111,13 +110,19 @@ pub(super) fn build(
             .position(|rule| rule.protocol == Protocol::Any && has_address(rule))
             .map_or(RuleNumber::MAX, |index| index as RuleNumber),
     };
-    let selectors: Vec<_> = SELECTOR_PROTOCOLS
+    let selectors: Vec<SelectorTable> = SELECTOR_PROTOCOLS
         .iter()
-        .map(|&number| builder.selector(number, slots))
-        .collect();
+        .map(|&number| builder.selector(number, ports))
+        .collect::<Result<_, _>>()?;
     let protocols = (0..=u8::MAX)
-        .map(|number| builder.protocol(number))
-        .collect();
+        .map(|number| {
+            let selector = SELECTOR_PROTOCOLS.iter().position(|&known| known == number);
+            match selector {
+                Some(selector) => Ok(selectors[selector].first),
+                None => builder.protocol(number),
+            }
+        })
+        .collect::<Result<_, _>>()?;
     builder.join_variants();
     let classes = builder.classes.len() as u32;
     let mut classes_of_rule: HashMap<RuleNumber, Vec<u32>> = HashMap::new();
@@ -140,9 +145,10 @@ fn has_address(rule: &Rule) -> bool {
     rule.from.is_some() || rule.to.is_some()
 }
 
-struct Builder<'a> {
+struct Builder<'a, 'b, 'c> {
     rules: &'a [&'a Rule],
     flags: &'a Flags,
+    outcomes: &'a mut Outcomes<'b, 'c>,
     shadows: &'a mut Shadows,
     services: Vec<Service>,
     known: HashMap<Service, u32>,
@@ -153,20 +159,20 @@ struct Builder<'a> {
     first_any_with_address: RuleNumber,
 }
 
-impl Builder<'_> {
+impl Builder<'_, '_, '_> {
     /// The service of a protocol without selector.
-    fn protocol(&mut self, number: u8) -> u32 {
+    fn protocol(&mut self, number: u8) -> Result<u32, TooMany> {
         let active: Vec<RuleNumber> = self
             .numbered()
             .filter(|(_, rule)| covers_protocol(rule, number))
             .map(|(index, _)| index)
             .collect();
-        let service = self.describe(&active);
-        self.intern(service)
+        let service = self.describe(&active)?;
+        Ok(self.intern(service))
     }
 
     /// The services of a protocol with selector, by a sweep over the values at which some rule begins or ends.
-    fn selector(&mut self, number: u8, slots: &Slots) -> SelectorTable {
+    fn selector(&mut self, number: u8, ports: &[(u8, u16)]) -> Result<SelectorTable, TooMany> {
         // Each protocol's services stand together, so that 16 bits name one of them.
         self.known.clear();
         let first = self.services.len() as u32;
@@ -187,7 +193,7 @@ impl Builder<'_> {
         }
         // The values that nothing names get the first service, so that their pages are all zero.
         let unnamed: Vec<RuleNumber> = active.iter().copied().collect();
-        let service = self.describe(&unnamed);
+        let service = self.describe(&unnamed)?;
         self.intern(service);
 
         let mut ranges = Vec::new();
@@ -196,15 +202,20 @@ impl Builder<'_> {
         for (edge, changes) in edges {
             if edge > low {
                 let rules: Vec<RuleNumber> = active.iter().copied().collect();
-                let service = self.describe(&rules);
+                let service = self.describe(&rules)?;
                 let (from, to) = (low as u16, (edge - 1) as u16);
-                // A named port is counted by itself, so it has a service of its own.
-                let mut counted = slots.ports.range((number, from)..=(number, to)).peekable();
-                if counted.peek().is_none() {
+                // A port that is counted by itself has a service of its own.
+                let counted = {
+                    let begin = ports.partition_point(|&named| named < (number, from));
+                    let end = ports.partition_point(|&named| named <= (number, to));
+                    &ports[begin..end]
+                };
+                if counted.is_empty() {
                     ranges.push((from, to, (self.intern(service) - first) as u16));
                 }
-                for (&(_, port), &hits) in counted {
-                    let service = self.intern(Service { hits, ..service });
+                for &(_, port) in counted {
+                    let service = self.counted(service, number, port)?;
+                    let service = self.intern(service);
                     ranges.push((port, port, (service - first) as u16));
                 }
                 low = edge;
@@ -218,11 +229,33 @@ impl Builder<'_> {
             }
         }
         merge(&mut ranges);
-        SelectorTable { first, ranges }
+        Ok(SelectorTable { first, ranges })
+    }
+
+    /// The service with the counters of a named port.
+    fn counted(&mut self, service: Service, protocol: u8, port: u16) -> Result<Service, TooMany> {
+        let by_flags = service.outcome.by_flags();
+        let outcome = if by_flags {
+            service.outcome
+        } else {
+            let outcome = self.outcomes.at_port(service.rule, protocol, port)?;
+            finality(outcome, service.outcome.is_final())
+        };
+        // Only another decision than the service's own can fail to tell the port.
+        let hits = if by_flags || !outcome.is_final() {
+            self.outcomes.hits(protocol, port)?
+        } else {
+            0
+        };
+        Ok(Service {
+            outcome,
+            hits,
+            ..service
+        })
     }
 
     /// The service in which exactly `active` rules (ascending) match, before TCP flags are looked at.
-    fn describe(&mut self, active: &[RuleNumber]) -> Service {
+    fn describe(&mut self, active: &[RuleNumber]) -> Result<Service, TooMany> {
         let asks_flags = active
             .iter()
             .any(|&rule| self.rule(rule).tcp_flags.is_some());
@@ -238,25 +271,26 @@ impl Builder<'_> {
                     .collect();
                 self.resolve(&matching)
             })
-            .collect();
+            .collect::<Result<_, _>>()?;
         let next = self.variants.len() as u32;
         let run = *self.known_runs.entry(variants.clone()).or_insert(next);
         if run == next {
             self.variants.extend(variants);
         }
-        Service {
+        let default = self.rules.len() as RuleNumber;
+        Ok(Service {
             class: run,
-            kind: Service::BY_FLAGS,
-            rule: self.rules.len() as RuleNumber,
+            rule: default,
+            outcome: self.outcomes.anywhere(default)?.asking_flags(),
             hits: 0,
-        }
+        })
     }
 
     /// Puts the variants behind the services proper, which 16 bits must be able to name.
     fn join_variants(&mut self) {
         let base = self.services.len() as u32;
         for service in &mut self.services {
-            if service.kind == Service::BY_FLAGS {
+            if service.outcome.by_flags() {
                 service.class += base;
             }
         }
@@ -264,7 +298,7 @@ impl Builder<'_> {
     }
 
     /// What `active` rules (ascending) amount to.
-    fn resolve(&mut self, active: &[RuleNumber]) -> Service {
+    fn resolve(&mut self, active: &[RuleNumber]) -> Result<Service, TooMany> {
         let default = self.rules.len() as RuleNumber;
         let rule = active
             .iter()
@@ -284,12 +318,12 @@ impl Builder<'_> {
         let next = self.classes.len() as u32;
         let class = *self.classes.entry(class).or_insert(next);
         let is_final = class == 0 && rule < self.first_any_with_address;
-        Service {
+        Ok(Service {
             class,
-            kind: if is_final { Service::FINAL } else { 0 },
             rule,
+            outcome: finality(self.outcomes.anywhere(rule)?, is_final),
             hits: 0,
-        }
+        })
     }
 
     fn intern(&mut self, service: Service) -> u32 {
@@ -311,6 +345,10 @@ impl Builder<'_> {
             .enumerate()
             .map(|(index, &rule)| (index as RuleNumber, rule))
     }
+}
+
+const fn finality(outcome: Outcome, is_final: bool) -> Outcome {
+    if is_final { outcome.finally() } else { outcome }
 }
 
 fn covers_protocol(rule: &Rule, number: u8) -> bool {

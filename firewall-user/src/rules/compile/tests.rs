@@ -2,15 +2,17 @@
 
 use std::cell::RefCell;
 
-use firewall_common::abi::image::Selector;
+use firewall_common::abi::image::{Outcome, Selector, header};
+use firewall_common::abi::reason::{DropReason, PassReason};
 use firewall_common::decide::{Decision, classify};
-use firewall_common::parse::{Addresses, Fragment, Packet, Transport, protocol};
-use firewall_common::tables::{HostWorld, World};
+use firewall_common::parse::{Addresses, Fragment, Packet, Transport, Upper, protocol};
+use firewall_common::tables::{HostWorld, Tables as _, World};
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
-use crate::rules::model::{AddressSet, Protocol, Rule, SetId, TcpFlags};
+use crate::counters::Subject;
+use crate::rules::model::{Action, AddressSet, Defaults, Protocol, Rule, SetId, TcpFlags};
 use crate::rules::oracle;
 
 // Few distinct values, so that rules overlap and packets hit edges.
@@ -34,6 +36,7 @@ const V6: [u128; 6] = [
 ];
 const PORTS: [u16; 8] = [1, 22, 53, 80, 255, 256, 8080, 65535];
 const TYPES: [u8; 4] = [0, 3, 8, 128];
+const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 const FLAGS: [u8; 5] = [0x02, 0x12, 0x10, 0x04, 0x11];
 
 fn range<T: Copy + Ord + std::fmt::Debug + 'static>(
@@ -98,37 +101,56 @@ fn rule(sets: usize) -> impl Strategy<Value = Rule> {
         1 => select(vec![47u8, 112, protocol::SCTP, protocol::ICMPV6])
             .prop_map(|number| (Protocol::Number(number), None, None, None)),
     ];
-    (side.clone(), side, service, any::<(bool, bool)>()).prop_map(
-        |(from, to, (protocol, ports, icmp_types, tcp_flags), (accept, log))| Rule {
-            name: String::new(),
-            action: if accept { Action::Accept } else { Action::Drop },
-            direction: Direction::Ingress,
-            protocol,
-            ports,
-            icmp_types,
-            tcp_flags,
-            from,
-            to,
-            log,
-            comment: None,
-            line: 0,
-        },
+    (
+        side.clone(),
+        side,
+        service,
+        direction(),
+        action(),
+        any::<bool>(),
     )
+        .prop_map(
+            |(from, to, (protocol, ports, icmp_types, tcp_flags), direction, action, log)| Rule {
+                name: String::new(),
+                action,
+                direction,
+                protocol,
+                ports,
+                icmp_types,
+                tcp_flags,
+                from,
+                to,
+                log,
+                comment: None,
+                line: 0,
+            },
+        )
+}
+
+fn direction() -> impl Strategy<Value = Direction> {
+    select(&DIRECTIONS[..])
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    select(&[Action::Accept, Action::Drop][..])
 }
 
 fn rule_set() -> impl Strategy<Value = RuleSet> {
-    prop::collection::vec(set(), 1..6).prop_flat_map(|sets| {
-        prop::collection::vec(rule(sets.len()), 0..14).prop_map(move |mut rules| {
-            for (index, rule) in rules.iter_mut().enumerate() {
-                rule.name = format!("rule {index}");
-            }
-            RuleSet {
-                sets: sets.clone(),
-                rules,
-                ..RuleSet::default()
-            }
-        })
-    })
+    (prop::collection::vec(set(), 1..6), action(), action()).prop_flat_map(
+        |(sets, ingress, egress)| {
+            prop::collection::vec(rule(sets.len()), 0..20).prop_map(move |mut rules| {
+                for (index, rule) in rules.iter_mut().enumerate() {
+                    rule.name = format!("rule {index}");
+                }
+                RuleSet {
+                    defaults: Defaults { ingress, egress },
+                    sets: sets.clone(),
+                    rules,
+                    ..RuleSet::default()
+                }
+            })
+        },
+    )
 }
 
 fn packet() -> impl Strategy<Value = Packet> {
@@ -153,7 +175,8 @@ fn packet() -> impl Strategy<Value = Packet> {
             protocol: protocol::UDP, selector: Some(Selector::Udp), value, source_port: 40000, tcp_flags: 0 }),
         2 => (select(&TYPES[..]), 0u16..3).prop_map(|(kind, code)| Transport {
             protocol: protocol::ICMP, selector: Some(Selector::Icmp), value: u16::from(kind) << 8 | code, source_port: 0, tcp_flags: 0 }),
-        1 => select(vec![47u8, 112, 2]).prop_map(|protocol| Transport {
+        // Without the header that the selector is in, no rule that names ports or types matches.
+        1 => select(vec![47u8, 112, 2, protocol::TCP, protocol::UDP, protocol::ICMP]).prop_map(|protocol| Transport {
             protocol, selector: None, value: 0, source_port: 0, tcp_flags: 0 }),
     ];
     (addresses, transport).prop_map(|(addresses, transport)| Packet {
@@ -161,24 +184,72 @@ fn packet() -> impl Strategy<Value = Packet> {
         hop_limit: 64,
         fragment: Fragment::Whole,
         transport,
+        upper: Upper::default(),
         frame_bytes: 100,
     })
 }
 
-/// The rule that the tables name, and the slots that were counted on the way.
-fn by_tables(compiled: &Compiled, packet: &Packet) -> (Option<usize>, Vec<u32>) {
+/// What the tables of one direction make of a packet.
+#[derive(Debug)]
+struct Found {
+    rule: Option<usize>,
+    outcome: Outcome,
+    /// Names of the rules, and ports, that the counted slots stand for.
+    rules: Vec<String>,
+    ports: Vec<(u8, u16)>,
+}
+
+fn by_tables(compiled: &Compiled, direction: Direction, packet: &Packet) -> Found {
     let counted = RefCell::new(Vec::new());
     let world = HostWorld::new(&compiled.image, |slot, bytes| {
         assert_eq!(bytes, packet.frame_bytes);
         counted.borrow_mut().push(slot);
     });
-    let decision =
-        classify::decide(packet, &world.tables().unwrap(), &world).expect("tables are consistent");
+    let decision = classify::decide(packet, at(direction), &world.tables().unwrap(), &world)
+        .expect("tables are consistent");
     let rule = match decision {
-        Decision::Rule { number, .. } => Some(compiled.order[number as usize]),
-        Decision::Drop(_) | Decision::Pass(_) => None,
+        Decision::Rule { number, .. } => Some(compiled.ranking(direction).order[number as usize]),
+        Decision::Default { .. } => None,
+        other => panic!("{other:?} is not the rules' to say"),
     };
-    (rule, counted.take())
+    let mut counted = counted.take();
+    counted.push(decision.outcome().counter());
+    let subjects: Vec<_> = counted
+        .iter()
+        .filter_map(|slot| compiled.slots.iter().find(|(_, at)| at == slot))
+        .map(|(subject, _)| subject)
+        .collect();
+    let rules = subjects.iter().filter_map(|subject| subject.rule());
+    let ports = subjects.iter().filter_map(|subject| subject.port());
+    Found {
+        rule,
+        outcome: decision.outcome(),
+        rules: rules.map(str::to_owned).collect(),
+        ports: ports.collect(),
+    }
+}
+
+const fn at(direction: Direction) -> u32 {
+    match direction {
+        Direction::Ingress => header::INGRESS,
+        Direction::Egress => header::EGRESS,
+    }
+}
+
+/// Where what no rule decides is counted, unless by its port.
+fn default_counter(rule_set: &RuleSet, direction: Direction) -> u32 {
+    match (direction, rule_set.defaults.of(direction)) {
+        (Direction::Ingress, Action::Accept) => PassReason::Default.counter(),
+        (Direction::Ingress, Action::Drop) => DropReason::NoRule.counter(),
+        (Direction::Egress, Action::Accept) => PassReason::EgressDefault.counter(),
+        (Direction::Egress, Action::Drop) => DropReason::EgressNoRule.counter(),
+    }
+}
+
+fn essentials(compiled: &Compiled, direction: Direction) -> u32 {
+    let world = HostWorld::new(&compiled.image, |_, _| {});
+    let tables = world.tables().unwrap();
+    tables.u32(at(direction) + header::ESSENTIALS).unwrap()
 }
 
 proptest! {
@@ -189,21 +260,40 @@ proptest! {
         rule_set in rule_set(),
         packets in prop::collection::vec(packet(), 30),
     ) {
-        let compiled = compile(&rule_set, Direction::Ingress, &Slots::default()).unwrap();
-        for packet in &packets {
-            let expected = oracle::first_match(&rule_set, Direction::Ingress, packet);
-            let (found, counted) = by_tables(&compiled, packet);
-            prop_assert_eq!(found, expected, "{:?}", packet);
-            if let Some(index) = expected {
-                prop_assert!(!compiled.shadowed.contains_key(&index), "rule {} matched, but is called shadowed", index);
+        let compiled = compile(&rule_set, &Slots::default()).unwrap();
+        for direction in DIRECTIONS {
+            if essentials(&compiled, direction) & essential::FILTERED == 0 {
+                prop_assert_eq!(direction, Direction::Egress);
+                prop_assert_eq!(rule_set.defaults.egress, Action::Accept);
+                prop_assert!(rule_set.rules.iter().all(|rule| rule.direction == Direction::Ingress));
+                continue;
             }
-            let named = match packet.transport.selector {
-                Some(Selector::Tcp | Selector::Udp | Selector::Sctp) => {
-                    compiled.slots.ports.get(&(packet.transport.protocol, packet.transport.value))
+            for packet in &packets {
+                let expected = oracle::first_match(&rule_set, direction, packet);
+                let found = by_tables(&compiled, direction, packet);
+                prop_assert_eq!(found.rule, expected, "{:?} {:?}", direction, packet);
+                let decided = expected.map(|index| &rule_set.rules[index]);
+                let name = decided.map(|rule| rule.name.clone());
+                prop_assert_eq!(found.rules, name.into_iter().collect::<Vec<_>>());
+                let default = rule_set.defaults.of(direction);
+                let action = decided.map_or(default, |rule| rule.action);
+                prop_assert_eq!(found.outcome.accepts(), action == Action::Accept);
+                prop_assert_eq!(found.outcome.logs(), decided.is_some_and(|rule| rule.log));
+                if let Some(index) = expected {
+                    let shadowed = &compiled.ranking(direction).shadowed;
+                    prop_assert!(!shadowed.contains_key(&index), "rule {} matched, but is called shadowed", index);
                 }
-                _ => None,
-            };
-            prop_assert_eq!(counted, named.into_iter().copied().collect::<Vec<_>>());
+                let port = (packet.transport.protocol, packet.transport.value);
+                let has_port = matches!(
+                    packet.transport.selector,
+                    Some(Selector::Tcp | Selector::Udp | Selector::Sctp)
+                );
+                let counts = direction == Direction::Ingress && has_port && compiled.ports.contains(&port);
+                if decided.is_none() && !counts {
+                    prop_assert_eq!(found.outcome.counter(), default_counter(&rule_set, direction));
+                }
+                prop_assert_eq!(found.ports, counts.then_some(port).into_iter().collect::<Vec<_>>());
+            }
         }
     }
 }
@@ -236,10 +326,93 @@ fn a_covered_rule_is_shadowed_by_the_one_that_covers_it() {
         rules,
         ..RuleSet::default()
     };
-    let compiled = compile(&rule_set, Direction::Ingress, &Slots::default()).unwrap();
+    let compiled = compile(&rule_set, &Slots::default()).unwrap();
     assert_eq!(
-        compiled.shadowed,
+        compiled.ingress.shadowed,
         BTreeMap::from([(1, BTreeSet::from([0]))])
+    );
+}
+
+fn leaving(rule: Rule) -> Rule {
+    Rule {
+        direction: Direction::Egress,
+        ..rule
+    }
+}
+
+#[test]
+fn rules_are_shadowed_by_those_of_their_own_direction() {
+    let rule_set = RuleSet {
+        rules: vec![
+            accept("all tcp in", protocol::TCP, None),
+            leaving(accept("web out", protocol::TCP, Some(vec![(80, 80)]))),
+            leaving(accept("all tcp out", protocol::TCP, None)),
+            leaving(accept("ssh out", protocol::TCP, Some(vec![(22, 22)]))),
+        ],
+        ..RuleSet::default()
+    };
+    let compiled = compile(&rule_set, &Slots::default()).unwrap();
+    assert_eq!(compiled.ingress.order, [0]);
+    assert_eq!(compiled.egress.order, [1, 2, 3]);
+    assert!(compiled.ingress.shadowed.is_empty());
+    assert_eq!(
+        compiled.egress.shadowed,
+        BTreeMap::from([(3, BTreeSet::from([2]))])
+    );
+}
+
+#[test]
+fn what_leaves_is_filtered_where_a_rule_or_the_default_says_so() {
+    let rules = vec![leaving(accept("dns", protocol::UDP, Some(vec![(53, 53)])))];
+    let defaults = |egress| Defaults {
+        egress,
+        ..Defaults::default()
+    };
+    for (rules, egress, filtered) in [
+        (Vec::new(), Action::Accept, false),
+        (Vec::new(), Action::Drop, true),
+        (rules.clone(), Action::Accept, true),
+        (rules, Action::Drop, true),
+    ] {
+        let rule_set = RuleSet {
+            defaults: defaults(egress),
+            rules,
+            ..RuleSet::default()
+        };
+        let compiled = compile(&rule_set, &Slots::default()).unwrap();
+        let on = essential::ALL | essential::FILTERED;
+        assert_eq!(essentials(&compiled, Direction::Ingress), on);
+        let expected = if filtered { on } else { 0 };
+        assert_eq!(essentials(&compiled, Direction::Egress), expected);
+    }
+}
+
+/// Ports are counted by what arrives for them; what leaves for one of them is another matter.
+#[test]
+fn what_leaves_is_counted_by_rule_and_not_by_port() {
+    let rule_set = RuleSet {
+        rules: vec![
+            accept("web", protocol::TCP, Some(vec![(80, 80)])),
+            leaving(accept("dns", protocol::UDP, Some(vec![(53, 53)]))),
+            leaving(accept("web out", protocol::TCP, Some(vec![(80, 81)]))),
+        ],
+        ..RuleSet::default()
+    };
+    let compiled = compile(&rule_set, &Slots::default()).unwrap();
+    assert_eq!(compiled.ports, [(protocol::TCP, 80)]);
+    let subjects: Vec<_> = compiled
+        .slots
+        .iter()
+        .map(|(subject, _)| subject.clone())
+        .collect();
+    assert!(subjects.contains(&Subject::Rule("dns".to_owned())));
+    assert!(subjects.contains(&Subject::Rule("web out".to_owned())));
+    assert!(
+        subjects
+            .iter()
+            .filter_map(Subject::port)
+            .all(|port| port == (protocol::TCP, 80)),
+        "{subjects:?}"
     );
 }
 
@@ -252,7 +425,7 @@ fn counters_keep_their_slots_and_free_ones_are_filled() {
         ],
         ..RuleSet::default()
     };
-    let first = compile(&one, Direction::Ingress, &Slots::default()).unwrap();
+    let first = compile(&one, &Slots::default()).unwrap();
     let two = RuleSet {
         rules: vec![
             accept("c", protocol::TCP, Some(vec![(80, 81)])),
@@ -260,17 +433,20 @@ fn counters_keep_their_slots_and_free_ones_are_filled() {
         ],
         ..RuleSet::default()
     };
-    let second = compile(&two, Direction::Ingress, &first.slots).unwrap();
-    assert_eq!(second.slots.rules["b"], first.slots.rules["b"]);
+    let second = compile(&two, &first.slots).unwrap();
+    let all = Subject::Rule("b".to_owned());
+    assert_eq!(second.slots.get(&all), first.slots.get(&all));
     assert!(
-        !first
-            .slots
-            .used()
-            .any(|slot| slot == second.slots.rules["c"]),
+        !first.slots.used().any(|slot| Some(slot)
+            == second
+                .slots
+                .get(&Subject::RuleAtPort("c".to_owned(), 6, 80))),
         "another rule's counter is not taken over"
     );
+    let kept = Subject::RuleAtPort("a".to_owned(), 6, 80);
     assert_eq!(
-        second.slots.ports[&(protocol::TCP, 80)],
-        first.slots.ports[&(protocol::TCP, 80)]
+        second.slots.get(&kept),
+        first.slots.get(&kept),
+        "what the rule before counted at port 80 still counts for port 80"
     );
 }

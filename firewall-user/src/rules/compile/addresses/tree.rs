@@ -1,233 +1,176 @@
-//! Ranges of addresses become the root, pages and trees that [`firewall_common::decide::address`] follows.
+//! Ranges of addresses become the root and the trees that [`firewall_common::decide::address`] follows.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
-use firewall_common::abi::image::{Entry, Line, node};
-use firewall_common::decide::address::{PAGE_BITS, ROOT_BITS};
+use firewall_common::abi::image::{AddressTable, Entry, Lanes, Line, node};
 
 use crate::rules::compile::layout::Layout;
 
-const FIRST_BITS: u32 = ROOT_BITS + PAGE_BITS;
+/// Bytes a range that a root and the nodes under it may take: the largest root that keeps to it is taken. Nodes of random
+/// IPv4 prefixes are then a quarter full or more, and most trees have one node.
+const BYTES_PER_RANGE: usize = 12;
 
 /// An address of either family, as a number.
-pub(in crate::rules::compile) trait Address: Copy + Ord {
+pub(in crate::rules::compile) trait Address:
+    Copy + Ord + Into<u128>
+{
     /// The lowest address.
     const ZERO: Self;
+    /// Bits of an address.
+    const BITS: u32;
+    /// Bits of the last of two keys below the root; 0 if one is enough.
+    const LAST_BITS: u32;
+    /// Fewest bits that a root looks at, and most.
+    const ROOT_BITS: RangeInclusive<u32>;
 
     /// The address behind this one.
     fn next(self) -> Option<Self>;
 
-    /// The first 17 bits.
-    fn first_bits(self) -> usize;
-
-    /// Whether all bits behind the first 17 are zero.
-    fn starts_prefix(self) -> bool;
-
-    /// The entry for the addresses that share their first 17 bits with `ranges`, which begin there one after the other.
-    fn subtree(ranges: &[(Self, u32)], trees: &mut Trees<'_>) -> Entry;
-}
-
-/// Appends the table of `ranges` (first address and row of each, covering the whole space from 0) and returns the `u32`
-/// index of its root, or 0 if there are none.
-pub(super) fn append<A: Address>(ranges: &[(A, u32)], layout: &mut Layout) -> u32 {
-    if ranges.is_empty() {
-        return 0;
-    }
-    let mut trees = Trees::new(layout);
-    let mut rest = ranges;
-    let mut row = 0;
-    let mut root = Vec::with_capacity(1 << ROOT_BITS);
-    for page in 0..1usize << ROOT_BITS {
-        let begins_here = rest
-            .first()
-            .is_some_and(|(first, _)| first.first_bits() >> PAGE_BITS == page);
-        if begins_here {
-            let entries = page_entries(page << PAGE_BITS, &mut rest, &mut row, &mut trees);
-            root.push(trees.page(&entries).0);
-        } else {
-            root.push(Entry::row(row).0);
-        }
-    }
-    trees.finish();
-    layout.u32s(&root)
-}
-
-/// The entries of the page whose first prefix is `prefix`. Takes what begins in it off `rest`; `row` is that of the
-/// range that reaches into the page, and then of the one that reaches out of it.
-fn page_entries<A: Address>(
-    prefix: usize,
-    rest: &mut &[(A, u32)],
-    row: &mut u32,
-    trees: &mut Trees<'_>,
-) -> Vec<Entry> {
-    // What begins before a prefix and reaches into it is put in front of the ranges that begin inside.
-    let mut inside: Vec<(A, u32)> = Vec::new();
-    (prefix..prefix + (1 << PAGE_BITS))
-        .map(|prefix| {
-            let count = rest
-                .iter()
-                .take_while(|(first, _)| first.first_bits() == prefix)
-                .count();
-            let (here, behind) = rest.split_at(count);
-            *rest = behind;
-            inside.clear();
-            if here
-                .first()
-                .is_none_or(|&(first, _)| !first.starts_prefix())
-            {
-                inside.push((A::ZERO, *row));
-            }
-            inside.extend_from_slice(here);
-            *row = inside[inside.len() - 1].1;
-            match inside[..] {
-                [(_, row)] => Entry::row(row),
-                _ => A::subtree(&inside, trees),
-            }
-        })
-        .collect()
+    /// Packing of the keys under a root that looks at `root_bits`.
+    fn lanes(root_bits: u32) -> Lanes;
 }
 
 impl Address for u32 {
     const ZERO: Self = 0;
+    const BITS: u32 = 32;
+    const LAST_BITS: u32 = 0;
+    const ROOT_BITS: RangeInclusive<u32> = node::V4_ROOT_BITS;
 
     fn next(self) -> Option<Self> {
         self.checked_add(1)
     }
 
-    fn first_bits(self) -> usize {
-        (self >> node::NARROW_BITS) as usize
-    }
-
-    fn starts_prefix(self) -> bool {
-        self & ((1 << node::NARROW_BITS) - 1) == 0
-    }
-
-    fn subtree(ranges: &[(Self, u32)], trees: &mut Trees<'_>) -> Entry {
-        let mask = (1 << node::NARROW_BITS) - 1;
-        let children: Vec<Child> = lasts(ranges, Self::MAX)
-            .map(|(_, last, row)| Child {
-                last: u64::from(last & mask),
-                entry: Entry::row(row),
-            })
-            .collect();
-        Entry::down(trees.tree::<Narrow>(&children))
+    fn lanes(root_bits: u32) -> Lanes {
+        Lanes::of(Self::BITS - root_bits)
     }
 }
 
 impl Address for u128 {
     const ZERO: Self = 0;
+    const BITS: u32 = 128;
+    const LAST_BITS: u32 = node::V6_LAST_BITS;
+    const ROOT_BITS: RangeInclusive<u32> = node::V6_ROOT_BITS;
 
     fn next(self) -> Option<Self> {
         self.checked_add(1)
     }
 
-    fn first_bits(self) -> usize {
-        (self >> (128 - FIRST_BITS)) as usize
-    }
-
-    fn starts_prefix(self) -> bool {
-        self << FIRST_BITS == 0
-    }
-
-    /// A tree over the next 55 bits; where ranges meet inside one value of those, a tree over the last 56 below it.
-    fn subtree(ranges: &[(Self, u32)], trees: &mut Trees<'_>) -> Entry {
-        let upper_mask = (1u64 << node::WIDE_BITS) - 1;
-        let lower_mask = (1u64 << node::WIDE_LOW_BITS) - 1;
-        let upper = |address: u128| (address >> node::WIDE_LOW_BITS) as u64 & upper_mask;
-        let lower = |address: u128| address as u64 & lower_mask;
-
-        let mut children: Vec<Child> = Vec::with_capacity(ranges.len());
-        // The ranges so far of an upper value that more than one range has a part of.
-        let mut shared: Vec<Child> = Vec::new();
-        for (first, last, row) in lasts(ranges, Self::MAX) {
-            let entry = Entry::row(row);
-            let mut from = first.map(upper);
-            if !shared.is_empty() {
-                let ends_here = first.map(upper) == Some(upper(last)) && lower(last) != lower_mask;
-                let end = if ends_here { lower(last) } else { lower_mask };
-                shared.push(Child { last: end, entry });
-                if ends_here {
-                    continue;
-                }
-                let value = first.map_or(0, upper);
-                let tree = Entry::down(trees.tree::<Wide>(&shared));
-                children.push(Child {
-                    last: value,
-                    entry: tree,
-                });
-                shared.clear();
-                from = value.checked_add(1);
-                if value == upper(last) {
-                    continue;
-                }
-            }
-            if lower(last) == lower_mask {
-                children.push(Child {
-                    last: upper(last),
-                    entry,
-                });
-                continue;
-            }
-            // The last upper value is shared with what follows; those before it, if any, are this range's alone.
-            if from.unwrap_or(0) < upper(last) {
-                children.push(Child {
-                    last: upper(last) - 1,
-                    entry,
-                });
-            }
-            shared.push(Child {
-                last: lower(last),
-                entry,
-            });
-        }
-        Entry::down(trees.tree::<Wide>(&children))
+    fn lanes(_: u32) -> Lanes {
+        Lanes::WIDE
     }
 }
 
-/// First address (`None` where the range begins before the prefix), last address and row of each range. The last range
-/// ends where the prefix does, for which `end` stands: only its lower bits are looked at.
-fn lasts<A: Address + Before>(
-    ranges: &[(A, u32)],
-    end: A,
-) -> impl Iterator<Item = (Option<A>, A, u32)> {
-    ranges
-        .iter()
-        .enumerate()
-        .map(move |(index, &(first, row))| {
-            let last = ranges
-                .get(index + 1)
-                .map_or(end, |&(next, _)| next.before());
-            ((index > 0).then_some(first), last, row)
+/// Appends the table of `ranges` (first address and row of each, covering the whole space from 0), which is empty if
+/// there are none.
+pub(super) fn append<A: Address>(ranges: &[(A, u32)], layout: &mut Layout) -> AddressTable {
+    if ranges.is_empty() {
+        return AddressTable::default();
+    }
+    append_with(ranges, root_bits(ranges), layout)
+}
+
+/// Bits of the largest root that the ranges are worth.
+fn root_bits<A: Address>(ranges: &[(A, u32)]) -> u32 {
+    let room = BYTES_PER_RANGE * ranges.len();
+    let fits = |bits: &u32| {
+        let root = size_of::<Entry>() << bits;
+        root <= room && root + size_of::<Line>() * nodes_under(ranges, *bits) <= room
+    };
+    A::ROOT_BITS
+        .rev()
+        .find(fits)
+        .unwrap_or(*A::ROOT_BITS.start())
+}
+
+/// Nodes under a root that looks at `root_bits`, as if none needed a second key.
+fn nodes_under<A: Address>(ranges: &[(A, u32)], root_bits: u32) -> usize {
+    let fan_out = A::lanes(root_bits).bounds() as usize + 1;
+    let root = Key::new(A::BITS - root_bits, root_bits);
+    let prefixes = ranges.chunk_by(|a, b| root.of(a.0) == root.of(b.0));
+    prefixes
+        .map(|inside| {
+            let reaches_in = !root.is_lowest(inside[0].0);
+            let mut level = inside.len() + usize::from(reaches_in);
+            let mut nodes = 0;
+            while level > 1 {
+                level = level.div_ceil(fan_out);
+                nodes += level;
+            }
+            nodes
         })
+        .sum()
 }
 
-/// The address before one that is not the lowest.
-trait Before {
-    fn before(self) -> Self;
-}
+fn append_with<A: Address>(
+    ranges: &[(A, u32)],
+    root_bits: u32,
+    layout: &mut Layout,
+) -> AddressTable {
+    let first_bits = A::BITS - root_bits - A::LAST_BITS;
+    let keys = [
+        Key::new(A::BITS - root_bits, root_bits),
+        Key::new(A::LAST_BITS, first_bits),
+        Key::new(0, A::LAST_BITS),
+    ];
+    let lanes = A::lanes(root_bits);
+    let mut trees = Trees::new(layout, lanes);
+    let children = trees.children(ranges, 0, &keys);
+    trees.finish();
 
-impl Before for u32 {
-    fn before(self) -> Self {
-        self - 1
+    let mut root = vec![0; 1 << root_bits];
+    let ends = children.iter().skip(1).map(|child| child.first as usize);
+    let mut at = 0;
+    for (child, end) in children.iter().zip(ends.chain([root.len()])) {
+        root[at..end].fill(child.entry.0);
+        at = end;
+    }
+    AddressTable {
+        root: layout.u32s(&root),
+        // Of an IPv6 address, the program shifts the upper half.
+        root_shift: A::BITS.min(64) - root_bits,
+        key_mask: (1 << first_bits) - 1,
+        lanes,
     }
 }
 
-impl Before for u128 {
-    fn before(self) -> Self {
-        self - 1
+/// Bits of an address that are compared together.
+#[derive(Clone, Copy)]
+struct Key {
+    shift: u32,
+    bits: u32,
+}
+
+impl Key {
+    const fn new(shift: u32, bits: u32) -> Self {
+        Self { shift, bits }
+    }
+
+    const fn last(self) -> u64 {
+        (1 << self.bits) - 1
+    }
+
+    fn of<A: Address>(self, address: A) -> u64 {
+        (address.into() >> self.shift) as u64 & self.last()
+    }
+
+    /// Whether all bits below are zero.
+    fn is_lowest<A: Address>(self, address: A) -> bool {
+        address.into() & ((1 << self.shift) - 1) == 0
     }
 }
 
-/// A child of a node: the largest key it holds, and what it leads to.
+/// A child of a node: the lowest key it holds, and what it leads to.
 struct Child {
-    last: u64,
+    first: u64,
     entry: Entry,
 }
 
-/// Pages and nodes under construction. They begin at a line that is known from the start; the entries that leaves point
-/// to follow behind, so leaves learn where when all is there.
-pub(in crate::rules::compile) struct Trees<'a> {
+/// Nodes under construction. They begin at a line that is known from the start; the entries that leaves point to follow
+/// behind, so leaves learn where when all is there.
+struct Trees<'a> {
     layout: &'a mut Layout,
+    lanes: Lanes,
     first_line: u32,
     lines: Vec<Line>,
     /// Index in `lines` of every leaf.
@@ -235,82 +178,91 @@ pub(in crate::rules::compile) struct Trees<'a> {
     entries: Vec<u32>,
     /// Runs of entries already there: most trees of a list of addresses have the same few.
     known_runs: HashMap<Vec<u32>, u32>,
-    known_pages: HashMap<Vec<u32>, Entry>,
 }
 
 impl<'a> Trees<'a> {
-    fn new(layout: &'a mut Layout) -> Self {
+    fn new(layout: &'a mut Layout, lanes: Lanes) -> Self {
         let first_line = layout.lines(&[]);
         Self {
             layout,
+            lanes,
             first_line,
             lines: Vec::new(),
             leaves: Vec::new(),
             entries: Vec::new(),
             known_runs: HashMap::new(),
-            known_pages: HashMap::new(),
         }
     }
 
-    /// The root's entry for a page of entries.
-    fn page(&mut self, entries: &[Entry]) -> Entry {
-        if entries[0].next().is_none() && entries.iter().all(|entry| *entry == entries[0]) {
-            return entries[0];
-        }
-        let values: Vec<u32> = entries.iter().map(|entry| entry.0).collect();
-        if let Some(&page) = self.known_pages.get(&values) {
-            return page;
-        }
-        let page = Entry::down(self.first_line + self.lines.len() as u32);
-        self.lines.extend(values.chunks(16).map(|chunk| {
-            let mut line = Line::default();
-            for (word, pair) in line.words.iter_mut().zip(chunk.chunks(2)) {
-                *word = u64::from(pair[0]) | u64::from(pair[1]) << 32;
+    /// What the values of the first of `keys` lead to, from 0 on: the rows of `ranges` that begin here, of a range in
+    /// `row` that reaches in, and trees over the other keys where rows change inside of a value.
+    fn children<A: Address>(
+        &mut self,
+        ranges: &[(A, u32)],
+        mut row: u32,
+        keys: &[Key],
+    ) -> Vec<Child> {
+        let [key, below @ ..] = keys else {
+            unreachable!("no two ranges begin at the same address");
+        };
+        let mut children: Vec<Child> = Vec::with_capacity(ranges.len() + 1);
+        let mut push = |first: u64, entry: Entry| {
+            // A range that reaches in ends where another begins at once.
+            children.pop_if(|last| last.first == first);
+            children.push(Child { first, entry });
+        };
+        push(0, Entry::row(row));
+        for inside in ranges.chunk_by(|a, b| key.of(a.0) == key.of(b.0)) {
+            let value = key.of(inside[0].0);
+            let reaching_in = row;
+            row = inside[inside.len() - 1].1;
+            if inside.len() == 1 && key.is_lowest(inside[0].0) {
+                push(value, Entry::row(row));
+                continue;
             }
-            line
-        }));
-        self.known_pages.insert(values, page);
-        page
+            let tree = self.children(inside, reaching_in, below);
+            push(value, Entry::down(self.tree(&tree)));
+            if value < key.last() {
+                push(value + 1, Entry::row(row));
+            }
+        }
+        children
     }
 
-    /// A tree that leads each key to the first child whose `last` is not below it. Returns the root's line.
-    fn tree<B: Bounds>(&mut self, children: &[Child]) -> u32 {
+    /// A tree that leads each key to the last child whose `first` is not above it. Returns its topmost node's line.
+    fn tree(&mut self, children: &[Child]) -> u32 {
+        let fan_out = self.lanes.bounds() as usize + 1;
         let mut level: Vec<(u64, Line)> = children
-            .chunks(B::COUNT + 1)
+            .chunks(fan_out)
             .map(|chunk| {
                 let run: Vec<u32> = chunk.iter().map(|child| child.entry.0).collect();
                 let pointer = self.run(run);
-                let lasts: Vec<u64> = chunk.iter().map(|child| child.last).collect();
-                (
-                    lasts[lasts.len() - 1],
-                    B::node(node::LEAF | u64::from(pointer), &lasts),
-                )
+                let firsts = chunk.iter().map(|child| child.first);
+                let node = pack(self.lanes, node::LEAF | u64::from(pointer), firsts);
+                (chunk[0].first, node)
             })
             .collect();
-        let mut is_leaf = true;
+        self.leaves
+            .extend(self.lines.len()..self.lines.len() + level.len());
         while level.len() > 1 {
-            let mut first = self.append(&level, is_leaf);
-            is_leaf = false;
+            let mut pointer = self.append(&level);
             level = level
-                .chunks(B::COUNT + 1)
+                .chunks(fan_out)
                 .map(|chunk| {
-                    let lasts: Vec<u64> = chunk.iter().map(|(last, _)| *last).collect();
-                    let node = B::node(u64::from(first), &lasts);
-                    first += chunk.len() as u32;
-                    (lasts[lasts.len() - 1], node)
+                    let firsts = chunk.iter().map(|(first, _)| *first);
+                    let node = pack(self.lanes, u64::from(pointer), firsts);
+                    pointer += chunk.len() as u32;
+                    (chunk[0].0, node)
                 })
                 .collect();
         }
-        self.append(&level, is_leaf)
+        self.append(&level)
     }
 
-    fn append(&mut self, level: &[(u64, Line)], is_leaf: bool) -> u32 {
-        let at = self.lines.len();
-        if is_leaf {
-            self.leaves.extend(at..at + level.len());
-        }
+    fn append(&mut self, level: &[(u64, Line)]) -> u32 {
+        let at = self.lines.len() as u32;
         self.lines.extend(level.iter().map(|(_, line)| *line));
-        self.first_line + at as u32
+        self.first_line + at
     }
 
     fn run(&mut self, run: Vec<u32>) -> u32 {
@@ -335,55 +287,63 @@ impl<'a> Trees<'a> {
     }
 }
 
-/// How the bounds of a node are packed; the counterpart of `Lanes` in [`firewall_common::decide::address`].
-trait Bounds {
-    const COUNT: usize;
-
-    /// A node with word 0 and the `last` keys of its children; the last child needs no bound.
-    fn node(word: u64, lasts: &[u64]) -> Line;
-}
-
-struct Narrow;
-
-impl Bounds for Narrow {
-    const COUNT: usize = node::NARROW_BOUNDS;
-
-    fn node(word: u64, lasts: &[u64]) -> Line {
-        let mut line = Line {
-            words: [u64::MAX; 8],
-        };
-        line.words[0] = word;
-        for (index, last) in lasts[..lasts.len() - 1].iter().enumerate() {
-            let shift = 16 * (index % 4);
-            let lane = &mut line.words[1 + index / 4];
-            *lane = *lane & !(0x7fff << shift) | last << shift;
-        }
-        line
+/// A node with word 0 and the lowest keys of its children; the first child needs no bound.
+fn pack(lanes: Lanes, word: u64, firsts: impl Iterator<Item = u64>) -> Line {
+    let mut line = Line {
+        words: [lanes.guards; 8],
+    };
+    line.words[0] = word;
+    let guard = 1 << (lanes.width() - 1);
+    for (index, first) in (0..).zip(firsts.skip(1)) {
+        let (word, lane) = (1 + index / lanes.count(), index % lanes.count());
+        line.words[word as usize] ^= (guard | first) << (lane * lanes.width());
     }
-}
-
-struct Wide;
-
-impl Bounds for Wide {
-    const COUNT: usize = node::WIDE_BOUNDS;
-
-    fn node(word: u64, lasts: &[u64]) -> Line {
-        // Above every key, and near enough that the difference does not reach the sign.
-        let mut line = Line {
-            words: [u64::MAX >> 1; 8],
-        };
-        line.words[0] = word;
-        line.words[1..lasts.len()].copy_from_slice(&lasts[..lasts.len() - 1]);
-        line
-    }
+    line
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use firewall_common::abi::image::header;
     use firewall_common::decide::address::{find_v4, find_v6};
-    use firewall_common::tables::{HostWorld, World};
+    use firewall_common::tables::{HostTables, HostWorld, World};
     use proptest::prelude::*;
+    use std::cmp::Reverse;
+    use std::fmt::Debug;
+
+    const TABLE: u32 = header::ADDRESS_TABLES + header::ADDRESS_TABLE_LEN;
+
+    trait Find: Address + Debug {
+        fn find(tables: &HostTables<'_>, address: Self) -> Option<u32>;
+    }
+
+    impl Find for u32 {
+        fn find(tables: &HostTables<'_>, address: Self) -> Option<u32> {
+            find_v4(tables, TABLE, address)
+        }
+    }
+
+    impl Find for u128 {
+        fn find(tables: &HostTables<'_>, address: Self) -> Option<u32> {
+            find_v6(tables, TABLE, [(address >> 64) as u64, address as u64])
+        }
+    }
+
+    fn image<A: Address>(ranges: &[(A, u32)], root_bits: u32) -> Vec<Line> {
+        let mut layout = Layout::new();
+        layout.u32s(&[7]);
+        let table = append_with(ranges, root_bits, &mut layout);
+        let mut image = layout.finish();
+        image[(TABLE / header::ADDRESS_TABLE_LEN) as usize] = table.to_line();
+        image
+    }
+
+    fn expect<A: Find>(image: &[Line], rows: impl Iterator<Item = (A, u32)>) {
+        let tables = HostWorld::new(image, |_, _| {}).tables().unwrap();
+        for (address, row) in rows {
+            assert_eq!(A::find(&tables, address), Some(row), "{address:?}");
+        }
+    }
 
     /// Row of `address` by looking at all ranges.
     fn naive<A: Address>(ranges: &[(A, u32)], address: A) -> u32 {
@@ -395,32 +355,18 @@ mod tests {
             .1
     }
 
-    fn check<A: Address + std::fmt::Debug>(
-        ranges: &[(A, u32)],
-        probes: &[A],
-        find: impl Fn(&<HostWorld<'_, fn(u32, u32)> as World>::Tables, u32, A) -> Option<u32>,
-    ) {
-        let mut layout = Layout::new();
-        layout.u32s(&[7]);
-        let root = append(ranges, &mut layout);
-        let image = layout.finish();
-        let world = HostWorld::new(&image, (|_, _| {}) as fn(u32, u32));
-        let tables = world.tables().unwrap();
+    fn check<A: Find>(ranges: &[(A, u32)], probes: &[A], root_bits: u32) {
         let edges = ranges
             .iter()
             .flat_map(|&(first, _)| [Some(first), first.next()])
             .flatten();
-        for address in edges.chain(probes.iter().copied()) {
-            assert_eq!(
-                find(&tables, root, address),
-                Some(naive(ranges, address)),
-                "{address:?}"
-            );
-        }
+        let probes = edges.chain(probes.iter().copied());
+        let rows = probes.map(|address| (address, naive(ranges, address)));
+        expect(&image(ranges, root_bits), rows);
     }
 
     /// First addresses that share many leading bits, so that trees grow deep.
-    fn ranges<A: Address + std::fmt::Debug + 'static>(
+    fn ranges<A: Address + Debug + 'static>(
         address: impl Strategy<Value = A> + 'static,
     ) -> impl Strategy<Value = Vec<(A, u32)>> {
         prop::collection::btree_map(address, 0u32..6, 1..400).prop_map(|map| {
@@ -434,7 +380,8 @@ mod tests {
         prop_oneof![
             any::<u32>(),
             (0u32..3000).prop_map(|low| 0xc000_0200 + low),
-            (0u32..300).prop_map(|n| n << 15)
+            (0u32..300).prop_map(|n| n << 15),
+            (0u32..300).prop_map(|n| (n << 20) - n % 2),
         ]
     }
 
@@ -443,10 +390,11 @@ mod tests {
         prop_oneof![
             any::<u128>(),
             (0u128..500).prop_map(|low| BASE + low),
-            (0u128..500).prop_map(|low| BASE + (low << 56)),
-            (0u128..500).prop_map(|low| BASE + (low << 54)),
+            (0u128..500).prop_map(|low| BASE + (low << 61)),
+            (0u128..500).prop_map(|low| BASE + (low << 63) - low % 2),
             (0u128..500).prop_map(|low| BASE + (low << 80)),
-            (0u128..500).prop_map(|low| (low << 111) - u128::from(low % 2 == 1)),
+            (0u128..500).prop_map(|low| (low << 108) - low % 2),
+            (0u128..256).prop_map(|low| (low << 120) - low % 2),
         ]
     }
 
@@ -454,15 +402,193 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(200))]
 
         #[test]
-        fn ipv4_trees_agree_with_a_search(ranges in ranges(v4()), probes in prop::collection::vec(v4(), 50)) {
-            check(&ranges, &probes, |tables, root, address| find_v4(tables, root, address));
+        fn ipv4_trees_agree_with_a_search(
+            ranges in ranges(v4()),
+            probes in prop::collection::vec(v4(), 50),
+            root_bits in u32::ROOT_BITS,
+        ) {
+            check(&ranges, &probes, root_bits);
         }
 
         #[test]
-        fn ipv6_trees_agree_with_a_search(ranges in ranges(v6()), probes in prop::collection::vec(v6(), 50)) {
-            check(&ranges, &probes, |tables, root, address| {
-                find_v6(tables, root, [(address >> 64) as u64, address as u64])
-            });
+        fn ipv6_trees_agree_with_a_search(
+            ranges in ranges(v6()),
+            probes in prop::collection::vec(v6(), 50),
+            root_bits in u128::ROOT_BITS,
+        ) {
+            check(&ranges, &probes, root_bits);
         }
+    }
+
+    #[test]
+    fn absent_tables_have_row_0() {
+        expect(&Layout::new().finish(), [(7u32, 0)].into_iter());
+        expect(&Layout::new().finish(), [(7u128, 0)].into_iter());
+    }
+
+    /// `count` ranges of 2^`shift` addresses from `first` on, in rows 1 and 2 by turns.
+    fn alternating<A: Find + TryFrom<u128, Error: Debug>>(
+        first: u128,
+        shift: u32,
+        count: u128,
+        root_bits: u32,
+    ) {
+        let address = |index: u128| A::try_from(first + (index << shift)).unwrap();
+        let row = |index: u128| 1 + (index % 2) as u32;
+        let mut ranges = vec![(A::ZERO, 0)];
+        ranges.extend((0..count).map(|index| (address(index), row(index))));
+        ranges.push((address(count), 0));
+        let last = |index| A::try_from(address(index + 1).into() - 1).unwrap();
+        let inside = (0..count).flat_map(|i| [(address(i), row(i)), (last(i), row(i))]);
+        let outside = [(A::try_from(first - 1).unwrap(), 0), (address(count), 0)];
+        expect(&image(&ranges, root_bits), inside.chain(outside));
+    }
+
+    #[test]
+    fn ipv4_trees_can_be_as_deep_as_they_get() {
+        alternating::<u32>(0xc000_0000, 0, 1 << 12, 12);
+        // Every address below one entry of the root.
+        alternating::<u32>(0xc000_0000, 0, 1 << 20, 12);
+        alternating::<u32>(0xc000_8000, 0, 1 << 15, 17);
+    }
+
+    #[test]
+    fn ipv6_trees_can_be_as_deep_as_a_million_ranges_make_them() {
+        const BASE: u128 = 0x2001_0db8 << 96;
+        for root_bits in [8, 20] {
+            alternating::<u128>(BASE, 0, 1 << 12, root_bits);
+            alternating::<u128>(BASE, 62, 1 << 12, root_bits);
+        }
+        alternating::<u128>(BASE, 0, 1 << 20, 12);
+        alternating::<u128>(BASE, 64, 1 << 20, 12);
+    }
+
+    /// SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+    struct Random(u64);
+
+    impl Random {
+        fn word(&mut self) -> u64 {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut word = self.0;
+            word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            word ^ word >> 31
+        }
+
+        fn wide(&mut self) -> u128 {
+            u128::from(self.word()) << 64 | u128::from(self.word())
+        }
+    }
+
+    /// Ranges of `count` prefixes, as `sweep` makes them of one set.
+    fn one_set<A: Find + TryFrom<u128, Error: Debug>>(
+        count: usize,
+        mut prefix: impl FnMut(&mut Random) -> (u128, u32),
+    ) -> Vec<(A, u32)> {
+        let mut random = Random(1);
+        let mut prefixes: Vec<(u128, u128)> = (0..count)
+            .map(|_| {
+                let (address, length) = prefix(&mut random);
+                let host = u128::MAX.checked_shr(128 - A::BITS + length).unwrap_or(0);
+                (address & !host, address | host)
+            })
+            .collect();
+        // Of prefixes that begin together the longest range first, which holds the others.
+        prefixes.sort_unstable_by_key(|&(first, last)| (first, Reverse(last)));
+        let mut ranges = vec![(A::ZERO, 0)];
+        let mut end = 0;
+        for (first, last) in prefixes.into_iter().filter(|&(first, _)| first > 0) {
+            if first < end {
+                continue;
+            }
+            if first == end {
+                ranges.pop();
+            } else {
+                ranges.push((A::try_from(first).unwrap(), 1));
+            }
+            end = last + 1;
+            ranges.push((A::try_from(end).unwrap(), 0));
+        }
+        ranges
+    }
+
+    /// As in lists of threats: 80 % /32, 15 % /24, 5 % /16 to /31.
+    fn threat(random: &mut Random) -> (u128, u32) {
+        let address = u128::from(random.word() % 0xe000_0000);
+        let length = match random.word() % 100 {
+            0..80 => 32,
+            80..95 => 24,
+            _ => 16 + (random.word() % 16) as u32,
+        };
+        (address, length)
+    }
+
+    /// /32 to /64 anywhere in 2000::/3, one in ten a host.
+    fn spread(random: &mut Random) -> (u128, u32) {
+        let length = match random.word() % 10 {
+            0 => 128,
+            _ => 32 + (random.word() % 33) as u32,
+        };
+        (random.wide() >> 3 | 1 << 125, length)
+    }
+
+    /// Inside 300 /32s of six /12s: 10 % /128, 30 % /64, 15 % /56, 45 % /48.
+    fn clustered(random: &mut Random) -> (u128, u32) {
+        const REGISTRIES: [u128; 6] = [0x200, 0x240, 0x260, 0x280, 0x2a0, 0x2c0];
+        let home = random.word() % 300;
+        let registry = REGISTRIES[(home % 6) as usize];
+        let holder = u128::from(Random(home).word() >> 44);
+        let address = registry << 116 | holder << 96 | random.wide() >> 32;
+        let length = match random.word() % 100 {
+            0..10 => 128,
+            10..40 => 64,
+            40..55 => 56,
+            _ => 48,
+        };
+        (address, length)
+    }
+
+    /// Bytes of the table of `ranges`, of which some addresses are looked up.
+    fn bytes<A: Find>(name: &str, ranges: &[(A, u32)]) -> usize {
+        let root_bits = root_bits(ranges);
+        let image = image(ranges, root_bits);
+        let some = ranges.iter().step_by(1 + ranges.len() / 1_000);
+        expect(&image, some.copied());
+        let bytes = size_of_val(&image[header::BOTH as usize / 16..]);
+        println!(
+            "{name}: {} ranges, root of {root_bits} bits, {} KiB",
+            ranges.len(),
+            bytes / 1024
+        );
+        bytes
+    }
+
+    const KIB: usize = 1 << 10;
+
+    #[test]
+    fn memory_follows_the_number_of_prefixes() {
+        for (count, v4_kib, spread_kib, clustered_kib) in [
+            (10, 18, 2, 2),
+            (1_000, 80, 36, 36),
+            (10_000, 256, 360, 360),
+            (100_000, 2_100, 3_500, 3_600),
+        ] {
+            let v4 = bytes("threat list", &one_set::<u32>(count, threat));
+            assert!(v4 <= v4_kib * KIB, "{v4} for {count}");
+            let v6 = bytes("spread", &one_set::<u128>(count, spread));
+            assert!(v6 <= spread_kib * KIB, "{v6} for {count}");
+            let v6 = bytes("clustered", &one_set::<u128>(count, clustered));
+            assert!(v6 <= clustered_kib * KIB, "{v6} for {count}");
+        }
+    }
+
+    #[test]
+    fn a_million_prefixes_fit_their_size_class() {
+        let v4 = bytes("threat list", &one_set::<u32>(1_000_000, threat));
+        assert!(v4 <= 8_192 * KIB, "{v4}");
+        let v6 = bytes("spread", &one_set::<u128>(1_000_000, spread));
+        assert!(v6 <= 32_768 * KIB, "{v6}");
+        let v6 = bytes("clustered", &one_set::<u128>(1_000_000, clustered));
+        assert!(v6 <= 32_768 * KIB, "{v6}");
     }
 }

@@ -1,0 +1,199 @@
+//! A parsed packet on its way from one program to the next. The verifier follows every path through a program, and a
+//! program that did all of a decision would have too many; what follows the rules is a program of its own.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::image::{Outcome, Selector};
+use crate::decide::{Asked, Decision};
+use crate::parse::{Addresses, Fragment, Packet, Transport, Upper};
+
+/// What the second program needs to know; each CPU has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Handoff {
+    source: [u64; 2],
+    destination: [u64; 2],
+    upper_start: u32,
+    upper_end: u32,
+    frame_bytes: u32,
+    outcome: u32,
+    value: u16,
+    source_port: u16,
+    protocol: u8,
+    selector: u8,
+    tcp_flags: u8,
+    hop_limit: u8,
+    ipv6: u8,
+    fragment: u8,
+    unused: [u8; 2],
+    identification: u32,
+}
+
+const _: () = assert!(size_of::<Handoff>() == 64);
+
+const NO_SELECTOR: u8 = u8::MAX;
+
+impl Handoff {
+    /// A packet of which more is asked.
+    #[inline(always)]
+    pub const fn asked(asked: &Asked) -> Self {
+        Self::new(
+            &asked.packet,
+            asked.by_rules.outcome(),
+            asked.identification,
+        )
+    }
+
+    /// A packet of which rules have not said anything yet.
+    #[inline(always)]
+    pub const fn packet_alone(packet: &Packet) -> Self {
+        Self::new(packet, Outcome(0), 0)
+    }
+
+    #[inline(always)]
+    const fn new(packet: &Packet, outcome: Outcome, identification: u32) -> Self {
+        let (source, destination, ipv6) = match packet.addresses {
+            Addresses::V4 {
+                source,
+                destination,
+            } => ([0, source as u64], [0, destination as u64], 0),
+            Addresses::V6 {
+                source,
+                destination,
+            } => (source, destination, 1),
+        };
+        let transport = &packet.transport;
+        Self {
+            source,
+            destination,
+            upper_start: packet.upper.start,
+            upper_end: packet.upper.end,
+            frame_bytes: packet.frame_bytes,
+            outcome: outcome.0,
+            value: transport.value,
+            source_port: transport.source_port,
+            protocol: transport.protocol,
+            selector: match transport.selector {
+                Some(selector) => selector as u8,
+                None => NO_SELECTOR,
+            },
+            tcp_flags: transport.tcp_flags,
+            hop_limit: packet.hop_limit,
+            ipv6,
+            fragment: packet.fragment as u8,
+            unused: [0; 2],
+            identification,
+        }
+    }
+
+    /// The packet.
+    #[inline(always)]
+    pub const fn packet(&self) -> Packet {
+        Packet {
+            addresses: if self.ipv6 == 0 {
+                Addresses::V4 {
+                    source: self.source[1] as u32,
+                    destination: self.destination[1] as u32,
+                }
+            } else {
+                Addresses::V6 {
+                    source: self.source,
+                    destination: self.destination,
+                }
+            },
+            hop_limit: self.hop_limit,
+            fragment: match self.fragment {
+                0 => Fragment::Whole,
+                1 => Fragment::First,
+                _ => Fragment::Later,
+            },
+            transport: Transport {
+                protocol: self.protocol,
+                selector: match self.selector {
+                    0 => Some(Selector::Tcp),
+                    1 => Some(Selector::Udp),
+                    2 => Some(Selector::Sctp),
+                    3 => Some(Selector::Icmp),
+                    4 => Some(Selector::Icmpv6),
+                    _ => None,
+                },
+                value: self.value,
+                source_port: self.source_port,
+                tcp_flags: self.tcp_flags,
+            },
+            upper: Upper {
+                start: self.upper_start,
+                end: self.upper_end,
+            },
+            frame_bytes: self.frame_bytes,
+        }
+    }
+
+    /// The packet, with what rules say of it. By which rule they do does not matter any more, and is not told.
+    #[inline(always)]
+    pub const fn to_asked(&self) -> Asked {
+        Asked {
+            packet: self.packet(),
+            by_rules: Decision::Default {
+                outcome: Outcome(self.outcome),
+            },
+            identification: self.identification,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_comes_through_as_it_was() {
+        let selectors = [
+            Some(Selector::Tcp),
+            Some(Selector::Udp),
+            Some(Selector::Sctp),
+            Some(Selector::Icmp),
+            Some(Selector::Icmpv6),
+            None,
+        ];
+        let addresses = [
+            Addresses::V4 {
+                source: 1,
+                destination: 2,
+            },
+            Addresses::V6 {
+                source: [1, 2],
+                destination: [3, 4],
+            },
+        ];
+        for selector in selectors {
+            for addresses in addresses {
+                for fragment in [Fragment::Whole, Fragment::First, Fragment::Later] {
+                    let packet = Packet {
+                        addresses,
+                        hop_limit: 5,
+                        fragment,
+                        transport: Transport {
+                            protocol: 6,
+                            selector,
+                            value: 7,
+                            source_port: 8,
+                            tcp_flags: 9,
+                        },
+                        upper: Upper { start: 10, end: 11 },
+                        frame_bytes: 12,
+                    };
+                    assert_eq!(Handoff::packet_alone(&packet).packet(), packet);
+                    let asked = Asked {
+                        packet,
+                        by_rules: Decision::Default {
+                            outcome: Outcome(13),
+                        },
+                        identification: 14,
+                    };
+                    assert_eq!(Handoff::asked(&asked).to_asked(), asked);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What no rule accepts: does it answer a flow that this host has opened?
+
+use super::Decision;
+use super::flow::{self, Answer, FlowPacket, Kind, Segment};
+use crate::abi::flow::Key;
+use crate::abi::image::Selector;
+use crate::abi::reason::{DropReason, PassReason};
+use crate::frame::Frame;
+use crate::parse::transport::{conversation, echo_identifier, tcp_flag};
+use crate::parse::{Addresses, Packet, Transport};
+use crate::tables::World;
+
+/// Which end of a packet this host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Local {
+    /// The packet leaves.
+    Source,
+    /// The packet arrives.
+    Destination,
+}
+
+/// The packet's verdict where no rule accepts it; `refused` is what the rules say.
+#[inline(always)]
+pub fn decide<F: Frame + ?Sized, W: World>(
+    frame: &F,
+    packet: &Packet,
+    refused: Decision,
+    world: &W,
+) -> Decision {
+    let Some(packet) = flow_packet(frame, packet, Local::Destination) else {
+        return refused;
+    };
+    let unknown = match flow::answer(&packet, world.flows()) {
+        Answer::Accepted => return Decision::Pass(PassReason::Answer),
+        // Attackers send resets that are far outside (RFC 5961, 3).
+        Answer::OutOfWindow if packet.kind.is_reset() => {
+            return Decision::Drop(DropReason::TcpOutOfWindow);
+        }
+        Answer::OutOfWindow => Decision::Drop(DropReason::TcpOutOfWindow),
+        Answer::WrongState => Decision::Drop(DropReason::FlowState),
+        Answer::Expired => Decision::Drop(DropReason::FlowExpired),
+        Answer::NoFlow | Answer::NoTable => refused,
+    };
+    // The flow may have missed what went another way or was let through without it, so where the kernel knows the connection,
+    // its word counts, and the next packet that leaves sets the flow right. A SYN alone opens a connection and cannot belong
+    // to one.
+    match packet.kind {
+        Kind::Tcp(segment)
+            if segment.flags & (tcp_flag::SYN | tcp_flag::ACK) != tcp_flag::SYN
+                && world.has_connection(&packet.key) =>
+        {
+            Decision::Pass(PassReason::Connection)
+        }
+        _ => unknown,
+    }
+}
+
+/// The packet as its flow sees it. `None` where its bytes cannot be reached.
+#[inline(always)]
+pub fn flow_packet<F: Frame + ?Sized>(
+    frame: &F,
+    packet: &Packet,
+    local: Local,
+) -> Option<FlowPacket> {
+    let transport = &packet.transport;
+    let (kind, identifier) = match transport.selector {
+        Some(Selector::Tcp) => {
+            let tcp = conversation(frame, &packet.upper)?;
+            let segment = Segment {
+                flags: transport.tcp_flags,
+                sequence: tcp.sequence,
+                acknowledgment: tcp.acknowledgment,
+                window: tcp.window,
+                window_scale: Some(tcp.window_scale),
+                payload: tcp.payload,
+            };
+            (Kind::Tcp(segment), 0)
+        }
+        Some(Selector::Udp) => (Kind::Udp, 0),
+        Some(Selector::Icmp | Selector::Icmpv6) => match transport.echo() {
+            Some(request) => (
+                Kind::Echo { request },
+                echo_identifier(frame, &packet.upper)?,
+            ),
+            None => (Kind::Icmp, 0),
+        },
+        Some(Selector::Sctp) | None => (Kind::Other, 0),
+    };
+    Some(FlowPacket {
+        key: key(&packet.addresses, transport, identifier, local),
+        kind,
+    })
+}
+
+/// The flow's key of a packet with these addresses.
+#[inline(always)]
+pub fn key(addresses: &Addresses, transport: &Transport, identifier: u16, local: Local) -> Key {
+    let (source, destination) = match *addresses {
+        Addresses::V4 {
+            source,
+            destination,
+        } => (Key::mapped(source), Key::mapped(destination)),
+        Addresses::V6 {
+            source,
+            destination,
+        } => (source, destination),
+    };
+    let (source_port, destination_port) = match transport.selector {
+        Some(Selector::Icmp | Selector::Icmpv6) => (identifier, identifier),
+        _ => (transport.source_port, transport.value),
+    };
+    let is_icmp = matches!(transport.selector, Some(Selector::Icmp | Selector::Icmpv6));
+    let ends = match local {
+        Local::Source => ((source, source_port), (destination, destination_port)),
+        Local::Destination => ((destination, destination_port), (source, source_port)),
+    };
+    let ((local, local_port), (remote, remote_port)) = ends;
+    Key {
+        local,
+        remote,
+        protocol: transport.protocol,
+        local_port,
+        remote_port: if is_icmp { 0 } else { remote_port },
+    }
+}

@@ -1,0 +1,153 @@
+//! What leaves: an answer to accepted traffic, an essential, or a flow that this host opens and egress rules allow.
+
+use super::connection::{self, Local};
+use super::flow::{self, Recorded};
+use super::{Decision, classify, essential};
+use crate::abi::counter::{FLOWS_CONTENDED, FLOWS_CREATED, FLOWS_EVICTED};
+use crate::abi::image::{Selector, essential as switch, header};
+use crate::abi::reason::{DropReason, PassReason};
+use crate::frame::Frame;
+use crate::parse::transport::tcp_flag;
+use crate::parse::{Fragment, Packet, Parsed, Transport, parse};
+use crate::tables::{Tables, World};
+
+/// Decides a frame that leaves, counts it, and remembers the flow that it opens or goes on with. The kernel does the two
+/// halves in two programs.
+#[inline(always)]
+pub fn decide<F: Frame + ?Sized, W: World>(frame: &F, world: &W) -> Decision {
+    by_ingress_rules(frame, world, |packet| what_opens(frame, packet, world))
+}
+
+/// The first half: essentials, and what answers traffic that rules accept on ingress. `opens` decides all else, and what
+/// opens a TCP connection: who does that from a served port is no server.
+#[inline(always)]
+pub fn by_ingress_rules<F: Frame + ?Sized, W: World>(
+    frame: &F,
+    world: &W,
+    opens: impl FnOnce(&Packet) -> Decision,
+) -> Decision {
+    let parsed = parse(frame);
+    if let Ok(Parsed::Ip(packet)) = &parsed
+        && opens_connection(&packet.transport)
+    {
+        return opens(packet);
+    }
+    let decision = match by_policy(&parsed, world) {
+        None => Decision::Drop(DropReason::BrokenTables),
+        Some(Some(decision)) => decision,
+        Some(None) => match &parsed {
+            Ok(Parsed::Ip(packet)) => return opens(packet),
+            _ => Decision::Drop(DropReason::BrokenTables),
+        },
+    };
+    world.count(decision.outcome().counter(), frame.full_len());
+    decision
+}
+
+/// `None` if the tables are missing or inconsistent, `Some(None)` if there is more to ask.
+#[inline(always)]
+fn by_policy<W: World>(parsed: &Result<Parsed, DropReason>, world: &W) -> Option<Option<Decision>> {
+    let tables = world.tables()?;
+    let bits = tables.u32(header::EGRESS + header::ESSENTIALS)?;
+    let filtered = bits & switch::FILTERED != 0;
+    let packet = match parsed {
+        Ok(Parsed::Ip(packet)) => packet,
+        _ if !filtered => return Some(Some(Decision::Pass(PassReason::EgressDefault))),
+        Err(_) => return Some(Some(Decision::Drop(DropReason::EgressMalformed))),
+        Ok(Parsed::Arp) => return Some(Some(without_rules(bits & switch::ARP))),
+        Ok(Parsed::LinkLayer) => return Some(Some(without_rules(bits & switch::LINK_LAYER))),
+    };
+    // Without its first fragment, which was decided as a whole packet is, it is of no use to anybody.
+    if matches!(packet.fragment, Fragment::Later) {
+        return Some(Some(Decision::Pass(if filtered {
+            PassReason::EgressReply
+        } else {
+            PassReason::EgressDefault
+        })));
+    }
+    if essential::leaves(packet, bits) {
+        return Some(Some(Decision::Pass(PassReason::EgressEssential)));
+    }
+    // What rules accept needs no memory of what it answers: so a flood to a served port fills no table.
+    let answered = packet.transport.reversed();
+    let served = classify::find(
+        &packet.addresses.reversed(),
+        &answered,
+        header::INGRESS,
+        &tables,
+    )?;
+    Some(
+        served
+            .outcome
+            .accepts()
+            .then_some(Decision::Pass(PassReason::EgressReply)),
+    )
+}
+
+/// The second half: egress rules, where there are any, and the flow table.
+#[inline(always)]
+pub fn what_opens<F: Frame + ?Sized, W: World>(frame: &F, packet: &Packet, world: &W) -> Decision {
+    let mut decision =
+        by_egress_rules(packet, world).unwrap_or(Decision::Drop(DropReason::BrokenTables));
+    if decision.accepts() {
+        record(frame, packet, world);
+    } else if is_open(packet, world) {
+        decision = Decision::Pass(PassReason::EgressConnection);
+    }
+    world.count(decision.outcome().counter(), packet.frame_bytes);
+    decision
+}
+
+#[inline(always)]
+fn by_egress_rules<W: World>(packet: &Packet, world: &W) -> Option<Decision> {
+    let tables = world.tables()?;
+    if tables.u32(header::EGRESS + header::ESSENTIALS)? & switch::FILTERED == 0 {
+        return Some(Decision::Pass(PassReason::EgressDefault));
+    }
+    classify::decide(packet, header::EGRESS, &tables, world)
+}
+
+/// Whether the packet belongs to a TCP connection that is open. Rules decide who may open one, which a SYN alone does; a change
+/// of the rules cuts none off, or it might be the operator's own.
+#[inline(always)]
+fn is_open<W: World>(packet: &Packet, world: &W) -> bool {
+    let transport = &packet.transport;
+    matches!(transport.selector, Some(Selector::Tcp))
+        && !opens_connection(transport)
+        && world.has_connection(&connection::key(
+            &packet.addresses,
+            transport,
+            0,
+            Local::Source,
+        ))
+}
+
+/// Whether this is a SYN without ACK, which answers nothing.
+#[inline(always)]
+const fn opens_connection(transport: &Transport) -> bool {
+    matches!(transport.selector, Some(Selector::Tcp))
+        && transport.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
+}
+
+#[inline(always)]
+fn record<F: Frame + ?Sized, W: World>(frame: &F, packet: &Packet, world: &W) {
+    let Some(flow) = connection::flow_packet(frame, packet, Local::Source) else {
+        return;
+    };
+    let slot = match flow::outgoing(&flow, world.flows()) {
+        Recorded::Created | Recorded::Renewed => FLOWS_CREATED,
+        Recorded::CreatedEvicting => FLOWS_EVICTED,
+        Recorded::Contended => FLOWS_CONTENDED,
+        Recorded::Refreshed | Recorded::Untracked | Recorded::NoTable => return,
+    };
+    world.count(slot, packet.frame_bytes);
+}
+
+#[inline(always)]
+const fn without_rules(switch: u32) -> Decision {
+    if switch != 0 {
+        Decision::Pass(PassReason::EgressEssential)
+    } else {
+        Decision::Drop(DropReason::EgressNoRule)
+    }
+}

@@ -1,0 +1,87 @@
+//! Fragments: what is decided of the first one holds for the others, which do not say what they carry.
+//!
+//! A later fragment that comes before its first one, as happens where the network changes the order, is let in: without its
+//! first fragment nothing is reassembled, and no first fragment comes in that rules refuse. What it costs is memory for
+//! reassembly, which the kernel bounds (`net.ipv4.ipfrag_high_thresh`, `net.ipv6.ip6frag_high_thresh`) and of which honest
+//! datagrams need some too, so few are let in in a period ([`Limited::in_a_period`]). Fragments that overlap are a matter of the kernel, which drops the
+//! whole datagram (RFC 5722; Linux does the same for IPv4); of those that would rewrite what rules have looked at, the parser drops
+//! the ones that it can tell by themselves ([`DropReason::FragmentOverlap`]).
+
+use super::{Asked, BROKEN, Decision, by_policy};
+use crate::abi::fragment::FragmentKey;
+use crate::abi::reason::{DropReason, PassReason};
+use crate::frame::Frame;
+use crate::parse::{self, Fragment, Packet, Parsed};
+use crate::tables::{Limited, World};
+
+/// The second part of a decision: rules have their say on a first fragment, and it has its on the later ones. `refused`
+/// decides first fragments that rules do not accept.
+#[inline(always)]
+pub fn decide<F: Frame + ?Sized, W: World>(
+    frame: &F,
+    packet: &Packet,
+    world: &W,
+    refused: impl FnOnce(&Asked) -> Decision,
+) -> Decision {
+    let Some(identification) = parse::identification(frame) else {
+        return counted(packet, Decision::Drop(DropReason::FragmentLater), world);
+    };
+    match packet.fragment {
+        Fragment::Later => later(packet, identification, world),
+        Fragment::Whole | Fragment::First => {
+            let by_rules = world
+                .tables()
+                .and_then(|tables| by_policy(&Parsed::Ip(*packet), &tables, world))
+                .unwrap_or(BROKEN);
+            first(packet, identification, by_rules, world, refused)
+        }
+    }
+}
+
+/// The verdict on a first fragment of which rules have said `by_rules`.
+#[inline(always)]
+fn first<W: World>(
+    packet: &Packet,
+    identification: u32,
+    by_rules: Decision,
+    world: &W,
+    refused: impl FnOnce(&Asked) -> Decision,
+) -> Decision {
+    if !by_rules.accepts() {
+        return refused(&Asked {
+            packet: *packet,
+            by_rules,
+            identification,
+        });
+    }
+    remember(packet, identification, by_rules, world);
+    counted(packet, by_rules, world)
+}
+
+/// The verdict on a later fragment.
+#[inline(always)]
+fn later<W: World>(packet: &Packet, identification: u32, world: &W) -> Decision {
+    let decision = match world.first_fragment(&FragmentKey::new(packet, identification)) {
+        Some(true) => Decision::Pass(PassReason::Fragment),
+        Some(false) => Decision::Drop(DropReason::FragmentDenied),
+        None if world.admits(Limited::EarlyFragment) => Decision::Pass(PassReason::FragmentEarly),
+        None => Decision::Drop(DropReason::FragmentLater),
+    };
+    counted(packet, decision, world)
+}
+
+/// Remembers what was decided of a first fragment.
+#[inline(always)]
+pub fn remember<W: World>(packet: &Packet, identification: u32, decision: Decision, world: &W) {
+    let key = FragmentKey::new(packet, identification);
+    world.remember_fragment(&key, decision.accepts());
+}
+
+#[inline(always)]
+fn counted<W: World>(packet: &Packet, decision: Decision, world: &W) -> Decision {
+    world.count(decision.outcome().counter(), packet.frame_bytes);
+    decision
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! The kernel's side of a decision: counters, connections, first fragments, and how many packets of some kinds may pass.
+#![expect(
+    unsafe_code,
+    reason = "counters are written through pointers, and sockets are looked up by helpers"
+)]
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_F_CURRENT_NETNS, bpf_sock_tuple},
+    cty::c_void,
+    helpers::generated::{bpf_jiffies64, bpf_sk_release, bpf_skc_lookup_tcp},
+};
+use firewall_common::abi::{
+    flow::Key,
+    fragment::{FragmentKey, Remembered},
+};
+use firewall_common::decide::flow::Flows as _;
+use firewall_common::tables::{Limited, World};
+
+use crate::flows::KernelFlows;
+use crate::maps::{COUNTERS, FRAGMENTS, LIMITS};
+use crate::tables::KernelTables;
+
+/// TCP states in which a socket is no end of a connection (include/net/tcp_states.h).
+mod state {
+    pub(super) const CLOSE: u32 = 7;
+    pub(super) const LISTEN: u32 = 10;
+}
+
+/// Bits of `jiffies` that make a period: a second and a little at 1000 Hz, four at 250 Hz, ten at 100 Hz.
+const PERIOD_SHIFT: u32 = 10;
+
+/// What a CPU remembers of what it has let in.
+#[repr(C)]
+pub struct Admitted {
+    /// Current period.
+    pub period: u32,
+    /// Packets let in during it.
+    pub count: u32,
+}
+
+/// The world as a program sees it.
+pub struct KernelWorld {
+    context: *mut c_void,
+    flows: KernelFlows,
+}
+
+impl KernelWorld {
+    /// The world of the program that was given `context`; `unknown` is a number of which the verifier knows nothing.
+    #[inline(always)]
+    pub fn new<T>(context: *mut T, unknown: u32) -> Self {
+        Self {
+            context: context.cast(),
+            flows: KernelFlows { unknown },
+        }
+    }
+
+    /// Time in ticks of one to two seconds, however long the flow table's are while it has no settings.
+    #[inline(always)]
+    fn ticks(&self) -> u64 {
+        let shift = match self.flows.settings() {
+            Some(settings) if settings.tick_shift != 0 => settings.tick_shift,
+            _ => PERIOD_SHIFT,
+        };
+        // SAFETY: takes nothing.
+        (unsafe { bpf_jiffies64() }) >> (shift & 63)
+    }
+}
+
+impl World for KernelWorld {
+    type Tables = KernelTables;
+    type Flows = KernelFlows;
+
+    #[inline(always)]
+    fn tables(&self) -> Option<KernelTables> {
+        KernelTables::active()
+    }
+
+    #[inline(always)]
+    fn count(&self, slot: u32, bytes: u32) {
+        if let Some(counter) = COUNTERS.get_ptr_mut(slot) {
+            // SAFETY: the slot is this CPU's own; ingress and egress run in softirq context, one at a time, but for packets
+            // that a process sends, whose count an interrupt could at worst overwrite by one.
+            unsafe {
+                (*counter).packets += 1;
+                (*counter).bytes += u64::from(bytes);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn flows(&self) -> &KernelFlows {
+        &self.flows
+    }
+
+    #[inline(always)]
+    fn has_connection(&self, key: &Key) -> bool {
+        let [upper, lower] = key.local;
+        let is_v4 = upper == 0 && lower >> 32 == 0xffff;
+        // SAFETY: a union of plain integers, for which zeroes are a value.
+        let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+        let size = if is_v4 {
+            tuple.__bindgen_anon_1.ipv4.saddr = (key.remote[1] as u32).to_be();
+            tuple.__bindgen_anon_1.ipv4.daddr = (lower as u32).to_be();
+            tuple.__bindgen_anon_1.ipv4.sport = key.remote_port.to_be();
+            tuple.__bindgen_anon_1.ipv4.dport = key.local_port.to_be();
+            12
+        } else {
+            tuple.__bindgen_anon_1.ipv6.saddr = words(key.remote);
+            tuple.__bindgen_anon_1.ipv6.daddr = words(key.local);
+            tuple.__bindgen_anon_1.ipv6.sport = key.remote_port.to_be();
+            tuple.__bindgen_anon_1.ipv6.dport = key.local_port.to_be();
+            36
+        };
+        // SAFETY: the context is the program's own, the tuple is as long as `size` says, and the socket is given back.
+        unsafe {
+            let socket = bpf_skc_lookup_tcp(
+                self.context,
+                &raw mut tuple,
+                size,
+                BPF_F_CURRENT_NETNS as u64,
+                0,
+            );
+            if socket.is_null() {
+                return false;
+            }
+            let state = (*socket).state;
+            bpf_sk_release(socket.cast());
+            state != state::LISTEN && state != state::CLOSE
+        }
+    }
+
+    #[inline(always)]
+    fn admits(&self, kind: Limited) -> bool {
+        // SAFETY: takes nothing.
+        let period = (unsafe { bpf_jiffies64() } >> PERIOD_SHIFT) as u32;
+        let Some(admitted) = LIMITS.get_ptr_mut(kind as u32) else {
+            return false;
+        };
+        // SAFETY: the record is this CPU's own.
+        let admitted = unsafe { &mut *admitted };
+        if admitted.period != period {
+            admitted.period = period;
+            admitted.count = 0;
+        }
+        admitted.count = admitted.count.saturating_add(1);
+        admitted.count <= kind.in_a_period()
+    }
+
+    #[inline(always)]
+    fn first_fragment(&self, key: &FragmentKey) -> Option<bool> {
+        let remembered = FRAGMENTS.get_ptr(key)?;
+        // SAFETY: one aligned word, which another CPU writes at once. Where the entry has been given to another datagram in
+        // between, it says what was decided of that one: a refused datagram's first fragment has not come in all the same.
+        let remembered = unsafe { remembered.read_volatile() };
+        remembered.accepts(key, self.ticks())
+    }
+
+    #[inline(always)]
+    fn remember_fragment(&self, key: &FragmentKey, accepts: bool) {
+        let remembered = Remembered::new(self.ticks(), accepts);
+        // It fails only where every entry is in use by other CPUs; the later fragments then are early ones.
+        let _ = FRAGMENTS.insert(key, remembered, u64::from(BPF_ANY));
+    }
+}
+
+#[inline(always)]
+const fn words(address: [u64; 2]) -> [u32; 4] {
+    let [upper, lower] = address;
+    [
+        ((upper >> 32) as u32).to_be(),
+        (upper as u32).to_be(),
+        ((lower >> 32) as u32).to_be(),
+        (lower as u32).to_be(),
+    ]
+}

@@ -1,0 +1,305 @@
+//! What each counter slot counts. One packet is one write in the kernel wherever the tables know both the rule and the
+//! port; how many packets a rule, a port or a reason had is therefore a sum over slots.
+
+use std::collections::{BTreeMap, HashSet};
+
+use firewall_common::abi::counter::{
+    Counter, FLOWS_CONTENDED, FLOWS_CREATED, FLOWS_EVICTED, MAX_SLOTS, NAMED_BASE,
+};
+use firewall_common::abi::reason::{DropReason, PassReason};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// What the packets in a slot have in common.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Subject {
+    /// Decided by this rule, whatever the port.
+    Rule(String),
+    /// Arrived for this port of this protocol; another slot counts who decided.
+    Port(u8, u16),
+    /// Decided by this rule, for this port of this protocol.
+    RuleAtPort(String, u8, u16),
+    /// Accepted because no rule matched, for this port of this protocol.
+    AcceptedAtPort(u8, u16),
+    /// Dropped because no rule matched, for this port of this protocol.
+    DroppedAtPort(u8, u16),
+}
+
+impl Subject {
+    /// The rule that decided, if the slot tells.
+    pub fn rule(&self) -> Option<&str> {
+        match self {
+            Self::Rule(name) | Self::RuleAtPort(name, ..) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Protocol and port, if the slot tells.
+    pub const fn port(&self) -> Option<(u8, u16)> {
+        match *self {
+            Self::Port(protocol, port)
+            | Self::RuleAtPort(_, protocol, port)
+            | Self::AcceptedAtPort(protocol, port)
+            | Self::DroppedAtPort(protocol, port) => Some((protocol, port)),
+            Self::Rule(_) => None,
+        }
+    }
+
+    /// The slot of the reason that these packets also count for.
+    pub const fn reason(&self) -> Option<u32> {
+        match self {
+            Self::AcceptedAtPort(..) => Some(PassReason::Default.counter()),
+            Self::DroppedAtPort(..) => Some(DropReason::NoRule.counter()),
+            _ => None,
+        }
+    }
+}
+
+/// Slots by what they count.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<(Subject, u32)>", into = "Vec<(Subject, u32)>")]
+pub struct Slots(BTreeMap<Subject, u32>);
+
+impl From<Vec<(Subject, u32)>> for Slots {
+    fn from(list: Vec<(Subject, u32)>) -> Self {
+        Self(list.into_iter().collect())
+    }
+}
+
+impl From<Slots> for Vec<(Subject, u32)> {
+    fn from(slots: Slots) -> Self {
+        slots.0.into_iter().collect()
+    }
+}
+
+impl Slots {
+    /// The slot of a subject.
+    pub fn get(&self, subject: &Subject) -> Option<u32> {
+        self.0.get(subject).copied()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&Subject, u32)> {
+        self.0.iter().map(|(subject, &slot)| (subject, slot))
+    }
+
+    /// Every slot that is given to something.
+    pub fn used(&self) -> impl Iterator<Item = u32> {
+        self.0.values().copied()
+    }
+}
+
+/// There are no slots left.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error(
+    "the rules and the ports that they name need more than {limit} counters; name fewer single ports"
+)]
+pub struct TooMany {
+    /// Most slots there can be.
+    pub limit: u32,
+}
+
+/// Hands out slots. What had one before keeps it, so that counts go on over generations.
+#[derive(Debug)]
+pub struct Allocator<'a> {
+    before: &'a Slots,
+    taken: HashSet<u32>,
+    next: u32,
+    given: BTreeMap<Subject, u32>,
+}
+
+impl<'a> Allocator<'a> {
+    /// Goes on from the slots of the generation before.
+    pub fn new(before: &'a Slots) -> Self {
+        Self {
+            before,
+            taken: before.used().collect(),
+            next: NAMED_BASE,
+            given: BTreeMap::new(),
+        }
+    }
+
+    /// The slot of `subject`: its old one, or the lowest that nobody has.
+    ///
+    /// # Errors
+    ///
+    /// There are none left.
+    pub fn slot(&mut self, subject: Subject) -> Result<u32, TooMany> {
+        if let Some(&slot) = self.given.get(&subject) {
+            return Ok(slot);
+        }
+        let slot = match self.before.get(&subject) {
+            Some(slot) => slot,
+            None => {
+                while self.taken.contains(&self.next) {
+                    self.next += 1;
+                }
+                if self.next >= MAX_SLOTS {
+                    return Err(TooMany {
+                        limit: MAX_SLOTS - NAMED_BASE,
+                    });
+                }
+                self.next += 1;
+                self.next - 1
+            }
+        };
+        self.given.insert(subject, slot);
+        Ok(slot)
+    }
+
+    /// The slots given, and those of before that sums still need: a rule's packets at a port that it no longer names
+    /// are still that rule's, and what was decided without a rule still counts for its reason.
+    pub fn finish(self, rules: &HashSet<&str>, ports: &HashSet<(u8, u16)>) -> Slots {
+        let mut slots = self.given;
+        for (subject, slot) in self.before.iter() {
+            let needed = subject.rule().is_some_and(|rule| rules.contains(rule))
+                || subject.port().is_some_and(|port| ports.contains(&port))
+                || subject.reason().is_some();
+            if needed {
+                slots.entry(subject.clone()).or_insert(slot);
+            }
+        }
+        Slots(slots)
+    }
+}
+
+/// Sums over slots.
+#[derive(Clone, Debug, Default)]
+pub struct Sums {
+    /// By rule.
+    pub rules: BTreeMap<String, Counter>,
+    /// By protocol and port.
+    pub ports: BTreeMap<(u8, u16), Counter>,
+    /// By slot of a drop or pass reason, and of what becomes of flows.
+    pub reasons: BTreeMap<u32, Counter>,
+}
+
+impl Sums {
+    /// The sums, `read` being asked for all slots at once.
+    ///
+    /// # Errors
+    ///
+    /// What `read` says.
+    pub fn read<E>(
+        slots: &Slots,
+        read: impl FnOnce(&[u32]) -> Result<Vec<Counter>, E>,
+    ) -> Result<Self, E> {
+        let reasons = DropReason::ALL.iter().map(|reason| reason.counter());
+        let reasons = reasons.chain(PassReason::ALL.iter().map(|reason| reason.counter()));
+        let reasons = reasons.chain([FLOWS_CREATED, FLOWS_EVICTED, FLOWS_CONTENDED]);
+        let asked: Vec<u32> = reasons.clone().chain(slots.used()).collect();
+        let counters = read(&asked)?;
+        let (of_reasons, of_subjects) = counters.split_at(reasons.clone().count());
+        let mut sums = Self::default();
+        for (reason, &counter) in reasons.zip(of_reasons) {
+            add(sums.reasons.entry(reason).or_default(), counter);
+        }
+        for ((subject, _), &counter) in slots.iter().zip(of_subjects) {
+            if let Some(rule) = subject.rule() {
+                add(sums.rules.entry(rule.to_owned()).or_default(), counter);
+            }
+            if let Some(port) = subject.port() {
+                add(sums.ports.entry(port).or_default(), counter);
+            }
+            if let Some(reason) = subject.reason() {
+                add(sums.reasons.entry(reason).or_default(), counter);
+            }
+        }
+        Ok(sums)
+    }
+
+    /// What a rule decided.
+    pub fn rule(&self, name: &str) -> Counter {
+        self.rules.get(name).copied().unwrap_or_default()
+    }
+
+    /// What arrived for a port.
+    pub fn port(&self, port: (u8, u16)) -> Counter {
+        self.ports.get(&port).copied().unwrap_or_default()
+    }
+
+    /// What was decided for the reason with this slot.
+    pub fn reason(&self, slot: u32) -> Counter {
+        self.reasons.get(&slot).copied().unwrap_or_default()
+    }
+}
+
+const fn add(sum: &mut Counter, counter: Counter) {
+    sum.packets = sum.packets.wrapping_add(counter.packets);
+    sum.bytes = sum.bytes.wrapping_add(counter.bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_had_a_slot_keeps_it_and_gaps_are_filled() {
+        let subject = |name: &str| Subject::Rule(name.to_owned());
+        let none = Slots::default();
+        let mut first = Allocator::new(&none);
+        let (a, b) = (
+            first.slot(subject("a")).unwrap(),
+            first.slot(subject("b")).unwrap(),
+        );
+        let first = first.finish(&HashSet::from(["a", "b"]), &HashSet::new());
+        let mut second = Allocator::new(&first);
+        assert_eq!(second.slot(subject("b")), Ok(b));
+        let second = second.finish(&HashSet::from(["b"]), &HashSet::new());
+        let mut third = Allocator::new(&second);
+        assert_eq!(third.slot(subject("b")), Ok(b));
+        assert_eq!(third.slot(subject("c")), Ok(a));
+    }
+
+    #[test]
+    fn a_rule_keeps_what_it_counted_at_a_port_that_it_no_longer_names() {
+        let none = Slots::default();
+        let mut first = Allocator::new(&none);
+        let gone = Subject::RuleAtPort("web".to_owned(), 6, 8080);
+        let slot = first.slot(gone.clone()).unwrap();
+        let first = first.finish(&HashSet::from(["web"]), &HashSet::from([(6, 8080)]));
+        let mut second = Allocator::new(&first);
+        second
+            .slot(Subject::RuleAtPort("web".to_owned(), 6, 80))
+            .unwrap();
+        let second = second.finish(&HashSet::from(["web"]), &HashSet::from([(6, 80)]));
+        assert_eq!(second.get(&gone), Some(slot));
+
+        let sums = Sums::read(&second, |slots| {
+            Ok::<_, ()>(
+                slots
+                    .iter()
+                    .map(|_| Counter {
+                        packets: 1,
+                        bytes: 60,
+                    })
+                    .collect(),
+            )
+        })
+        .unwrap();
+        assert_eq!(sums.rule("web").packets, 2);
+        assert_eq!(sums.port((6, 80)).packets, 1);
+    }
+
+    #[test]
+    fn a_default_drop_at_a_port_counts_for_both() {
+        let none = Slots::default();
+        let mut slots = Allocator::new(&none);
+        slots.slot(Subject::DroppedAtPort(17, 53)).unwrap();
+        let slots = slots.finish(&HashSet::new(), &HashSet::new());
+        let sums = Sums::read(&slots, |slots| {
+            Ok::<_, ()>(
+                slots
+                    .iter()
+                    .map(|&slot| Counter {
+                        packets: u64::from(slot == DropReason::NoRule.counter()) + 1,
+                        bytes: 0,
+                    })
+                    .collect(),
+            )
+        })
+        .unwrap();
+        assert_eq!(sums.port((17, 53)).packets, 1);
+        assert_eq!(sums.reason(DropReason::NoRule.counter()).packets, 3);
+    }
+}

@@ -1,0 +1,296 @@
+//! The flow table as user space has it: made by the first apply of a network namespace, read for lists, given other
+//! timeouts. The programs alone write flows.
+//!
+//! An answer may come back through another interface than the question left by, so all guarded interfaces of a namespace
+//! share one table. Each pins it in its own folder: who comes later takes it from one that is guarded already, and it
+//! goes with the last that has it. Nothing has to be counted or cleared up, whoever is killed when.
+
+use std::ops::Deref;
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{Array, IterableMap as _, Map, MapData};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use firewall_common::abi::flow::{
+    Bucket, BucketWords, FLOW_MAP_FLAGS, FlowRecord, MAP_FLOW_SETTINGS, MAP_FLOWS, SEED_WORDS,
+    Settings, SlotWord, TICK_MASK, Timeouts, WAYS,
+};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::rand::{GetRandomFlags, getrandom};
+use rustix::time::{ClockId, clock_getres};
+use zerocopy::IntoBytes as _;
+
+use super::interface::{self, Interface};
+use super::pins::{self, Pins};
+use super::record::Record;
+
+/// The maps that make up a table.
+pub(super) const MAPS: [&str; 2] = [MAP_FLOWS, MAP_FLOW_SETTINGS];
+
+/// Longest frame header, and as much again: the kernel runs no packet program without a packet.
+const CLOCK_FRAME: [u8; 64] = [0; 64];
+
+/// What a rule file asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Buckets of the table.
+    pub buckets: u32,
+    /// How long flows live.
+    pub timeouts: Timeouts,
+}
+
+impl Wanted {
+    /// Slots of the table.
+    pub const fn slots(&self) -> u32 {
+        self.buckets * WAYS as u32
+    }
+
+    /// What the programs must know of a table like this, which is given a seed of its own.
+    pub(super) fn settings(&self) -> Result<Settings> {
+        Ok(Settings::new(seed()?, self.buckets, hz()?, &self.timeouts))
+    }
+}
+
+/// How full a table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Fill {
+    /// Flows whose timeout has not passed.
+    pub used: u32,
+    /// Slots.
+    pub size: u32,
+}
+
+/// A flow whose timeout has not passed.
+#[derive(Clone, Copy, Debug)]
+pub struct LiveFlow {
+    /// What the table has.
+    pub record: FlowRecord,
+    /// Seconds since its first outgoing packet, to one or two.
+    pub age_s: u64,
+    /// Seconds since its last outgoing packet, to one or two.
+    pub idle_s: u64,
+}
+
+/// A table.
+pub struct FlowTable {
+    buckets: Array<MapData, Record<BucketWords>>,
+    settings: Array<MapData, Record<Settings>>,
+}
+
+impl FlowTable {
+    /// Makes a new one. It is whole before anybody can find it.
+    pub(super) fn create(wanted: &Wanted) -> Result<Self> {
+        let table = || -> Result<Self> {
+            let buckets = Array::create(wanted.buckets, FLOW_MAP_FLAGS)?;
+            let mut settings = Array::create(1, 0)?;
+            settings.set(0, Record(wanted.settings()?), 0)?;
+            Ok(Self { buckets, settings })
+        };
+        table().with_context(|| {
+            let bytes = u64::from(wanted.buckets) * size_of::<BucketWords>() as u64;
+            format!("making a flow table of {} MiB", bytes >> 20)
+        })
+    }
+
+    /// The table of the network namespace, if an interface other than `newcomer` is guarded there.
+    pub(super) fn of_namespace(newcomer: &Interface) -> Result<Option<Self>> {
+        let pinned = pins::interfaces()?;
+        for interface in interface::all()? {
+            if interface.name == newcomer.name || !pinned.contains(&interface.name) {
+                continue;
+            }
+            let pins = Pins::of(&interface.name);
+            if pins::exists(&pins.map(MAP_FLOWS))? && super::guard::is_guarded(&interface)? {
+                return Self::open(&pins).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The one that is pinned with an interface.
+    pub(super) fn open(pins: &Pins) -> Result<Self> {
+        let [buckets, settings] = MAPS.map(|name| {
+            let path = pins.map(name);
+            MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))
+        });
+        Ok(Self {
+            buckets: Array::try_from(Map::Array(buckets?))?,
+            settings: Array::try_from(Map::Array(settings?))?,
+        })
+    }
+
+    /// Pins it with another interface.
+    pub(super) fn pin(&self, pins: &Pins) -> Result<()> {
+        let [buckets, settings] = MAPS.map(|name| pins.map(name));
+        self.buckets
+            .map()
+            .pin(buckets)
+            .context("pinning the flow table")?;
+        let pinned = self.settings.map().pin(settings);
+        pinned.context("pinning the flow table's settings")
+    }
+
+    /// Slots.
+    pub fn size(&self) -> u32 {
+        self.buckets.len() * WAYS as u32
+    }
+
+    /// Gives it other timeouts, for the flows that it has as for those to come. A program that reads the record meanwhile
+    /// may see some of the old ones and some of the new, for one packet, which is as if it had come a moment earlier or
+    /// later for some of the states.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn set_timeouts(&mut self, timeouts: &Timeouts) -> Result<()> {
+        let Record(old) = self.settings.get(&0, 0)?;
+        let new = Settings::new(old.seed, self.buckets.len(), hz()?, timeouts);
+        if new != old {
+            let set = self.settings.set(0, Record(new), 0);
+            set.context("changing the flow table's timeouts")?;
+        }
+        Ok(())
+    }
+
+    /// How full it is, `now` being the time in ticks.
+    pub(super) fn fill(&self, now: u32) -> Result<Fill> {
+        let Record(settings) = self.settings.get(&0, 0)?;
+        let buckets = self.read()?;
+        let slots = buckets.iter().flat_map(|bucket| &bucket.slots);
+        let used =
+            slots.filter(|slot| is_live(SlotWord(slot.load(Ordering::Relaxed)), &settings, now));
+        Ok(Fill {
+            used: used.count() as u32,
+            size: self.size(),
+        })
+    }
+
+    /// The flows in it, in no order.
+    pub(super) fn live(&self, now: u32) -> Result<Vec<LiveFlow>> {
+        let Record(settings) = self.settings.get(&0, 0)?;
+        let hz = u64::from(hz()?);
+        let seconds = |ticks: u32| (u64::from(ticks) << settings.tick_shift) / hz;
+        let mut flows = Vec::new();
+        for bucket in self.read()?.iter() {
+            // Most buckets of a table with room are empty, and then only their first line is read.
+            let mut slots = bucket.slots.iter();
+            if slots.all(|slot| slot.load(Ordering::Relaxed) == 0) {
+                continue;
+            }
+            let words = bucket.words();
+            let live = words
+                .records()
+                .filter(|record| is_live(record.slot, &settings, now));
+            flows.extend(live.map(|record| LiveFlow {
+                record,
+                age_s: seconds(record.age(now)),
+                idle_s: seconds(record.idle(now)),
+            }));
+        }
+        Ok(flows)
+    }
+
+    fn read(&self) -> Result<Mapped> {
+        Mapped::new(self.buckets.map(), self.buckets.len() as usize)
+    }
+}
+
+/// The kernel's time in ticks, as the programs that are pinned there know it.
+///
+/// Nothing tells user space what jiffies are: they follow CLOCK_MONOTONIC at a distance that depends on how the machine
+/// booted. So the kernel runs a program that returns what the others compute.
+pub(super) fn now(pins: &Pins) -> Result<u32> {
+    let ran = SchedClassifier::from_pin(pins.clock()).and_then(|clock| {
+        clock.test_run(TestRunOptions {
+            data_in: Some(&CLOCK_FRAME),
+            ..TestRunOptions::new()
+        })
+    });
+    let ran = ran.context("asking the kernel for the flow table's time")?;
+    Ok(ran.return_value & TICK_MASK)
+}
+
+fn is_live(slot: SlotWord, settings: &Settings, now: u32) -> bool {
+    slot.tag() >= SlotWord::FIRST_TAG && !settings.expired(slot, now)
+}
+
+fn seed() -> Result<[u64; SEED_WORDS]> {
+    let mut seed = [0; SEED_WORDS];
+    let bytes = seed.as_mut_bytes();
+    let all = bytes.len();
+    let got = getrandom(bytes, GetRandomFlags::empty()).context("asking for random bytes")?;
+    ensure!(got == all, "the kernel has no {all} random bytes");
+    Ok(seed)
+}
+
+/// Jiffies a second: the coarse clock goes from one to the next (`KTIME_LOW_RES`, include/linux/hrtimer.h).
+fn hz() -> Result<u32> {
+    let jiffy = clock_getres(ClockId::MonotonicCoarse);
+    let jiffy_ns = u32::try_from(jiffy.tv_nsec).unwrap_or(0);
+    ensure!(
+        jiffy.tv_sec == 0 && jiffy_ns > 0,
+        "the kernel's coarse clock has a resolution of {jiffy:?}"
+    );
+    Ok((1_000_000_000 + jiffy_ns / 2) / jiffy_ns)
+}
+
+/// The table in this process's memory, to be read while the programs write.
+struct Mapped {
+    start: NonNull<Bucket<AtomicU64>>,
+    buckets: usize,
+}
+
+#[expect(
+    unsafe_code,
+    reason = "a lookup for each bucket would take a second for a large table"
+)]
+impl Mapped {
+    fn new(map: &MapData, buckets: usize) -> Result<Self> {
+        let bytes = buckets * size_of::<Bucket<AtomicU64>>();
+        // SAFETY: the kernel chooses where, so that nothing else is there.
+        let start = unsafe {
+            mmap(
+                null_mut(),
+                bytes,
+                ProtFlags::READ,
+                MapFlags::SHARED,
+                map.fd(),
+                0,
+            )
+        };
+        let start = start.context("mapping the flow table")?.cast();
+        let start = NonNull::new(start).context("the flow table was mapped at zero")?;
+        Ok(Self { start, buckets })
+    }
+}
+
+#[expect(unsafe_code, reason = "see above")]
+impl Deref for Mapped {
+    type Target = [Bucket<AtomicU64>];
+
+    fn deref(&self) -> &Self::Target {
+        // SAFETY: so many buckets were mapped, at a page's start, and stay until the drop. All of them is atomic words, to
+        // which nothing is stored from here.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.buckets) }
+    }
+}
+
+#[expect(unsafe_code, reason = "see above")]
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        let bytes = self.buckets * size_of::<Bucket<AtomicU64>>();
+        // SAFETY: it was mapped with this length, and no reference outlives it. It cannot fail but by a wrong argument.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), bytes) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jiffies_are_as_many_as_a_kernel_can_have() {
+        assert!([100, 250, 300, 1000].contains(&hz().unwrap()));
+    }
+}

@@ -1,0 +1,104 @@
+//! What each decision does, and where it is counted.
+
+use firewall_common::abi::image::Outcome;
+use firewall_common::abi::reason::{DropReason, PassReason};
+
+use super::RuleNumber;
+use crate::counters::{Allocator, Subject, TooMany};
+use crate::rules::model::{Action, Direction, Protocol, Rule};
+
+/// Makes outcomes of the rules of one direction and of its default, and hands out their counters.
+pub(super) struct Outcomes<'a, 's> {
+    rules: &'a [&'a Rule],
+    direction: Direction,
+    default: Action,
+    slots: &'a mut Allocator<'s>,
+}
+
+impl<'a, 's> Outcomes<'a, 's> {
+    /// For `rules`, and `default` where none of them matches.
+    pub(super) fn new(
+        rules: &'a [&'a Rule],
+        direction: Direction,
+        default: Action,
+        slots: &'a mut Allocator<'s>,
+    ) -> Self {
+        Self {
+            rules,
+            direction,
+            default,
+            slots,
+        }
+    }
+
+    /// What the rule does where its port may be any; an ingress rule with one port tells it all the same.
+    pub(super) fn anywhere(&mut self, rule: RuleNumber) -> Result<Outcome, TooMany> {
+        let Some(decided) = self.rules.get(rule as usize) else {
+            return Ok(self.default());
+        };
+        match (self.direction, decided.protocol, decided.ports.as_deref()) {
+            (Direction::Ingress, Protocol::Number(protocol), Some(&[(port, last)]))
+                if port == last =>
+            {
+                self.at_port(rule, protocol, port)
+            }
+            _ => {
+                let slot = self.slots.slot(Subject::Rule(decided.name.clone()))?;
+                Ok(Outcome::new(
+                    decided.action == Action::Accept,
+                    decided.log,
+                    slot,
+                ))
+            }
+        }
+    }
+
+    fn default(&self) -> Outcome {
+        let pass = |reason: PassReason| Outcome::new(true, false, reason.counter());
+        let drop = |reason: DropReason| Outcome::new(false, false, reason.counter());
+        match (self.direction, self.default) {
+            (Direction::Ingress, Action::Accept) => pass(PassReason::Default),
+            (Direction::Ingress, Action::Drop) => drop(DropReason::NoRule),
+            (Direction::Egress, Action::Accept) => pass(PassReason::EgressDefault),
+            (Direction::Egress, Action::Drop) => drop(DropReason::EgressNoRule),
+        }
+    }
+
+    /// What the rule, or the default, does to what arrives for a named port.
+    pub(super) fn at_port(
+        &mut self,
+        rule: RuleNumber,
+        protocol: u8,
+        port: u16,
+    ) -> Result<Outcome, TooMany> {
+        let (subject, action, log) = match self.rules.get(rule as usize) {
+            Some(rule) => (
+                Subject::RuleAtPort(rule.name.clone(), protocol, port),
+                rule.action,
+                rule.log,
+            ),
+            None => match self.default {
+                Action::Accept => (
+                    Subject::AcceptedAtPort(protocol, port),
+                    Action::Accept,
+                    false,
+                ),
+                Action::Drop => (Subject::DroppedAtPort(protocol, port), Action::Drop, false),
+            },
+        };
+        let slot = self.slots.slot(subject)?;
+        Ok(Outcome::new(action == Action::Accept, log, slot).saying_port())
+    }
+
+    /// The slot of a port's hits by outcomes that do not tell the port.
+    pub(super) fn hits(&mut self, protocol: u8, port: u16) -> Result<u32, TooMany> {
+        self.slots.slot(Subject::Port(protocol, port))
+    }
+
+    /// The outcome of every rule, and the default's behind them.
+    pub(super) fn table(&mut self) -> Result<Vec<u32>, TooMany> {
+        (0..=self.rules.len() as RuleNumber)
+            .map(|rule| Ok(self.anywhere(rule)?.0))
+            .collect()
+    }
+}

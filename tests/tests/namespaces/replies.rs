@@ -1,0 +1,457 @@
+//! What this host asks for comes back; what nobody asked for does not.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+
+use anyhow::{Context as _, Result, ensure};
+use firewall_tests::net::traffic::{Echo, PATIENCE, exchange, mapped, ping, reaches, tcp, udp};
+use firewall_tests::net::{FramePort, Lab};
+use firewall_tests::packets::{
+    ethernet_to, ethertype, icmp, ipv4_between, ipv6_between, tcp_flag, tcp_from, udp as datagram,
+};
+
+use crate::{MODES, rules};
+
+const PORT: u16 = 8080;
+const OTHER_PORT: u16 = 9090;
+const UDP_PORT: u16 = 7000;
+
+/// A server with one service; everything else that comes in must be an answer.
+const SERVICES: [&str; 1] =
+    [r#"name = "web"; action = "accept"; protocol = "tcp"; ports = [8080]"#];
+
+/// The same, and an allowlist of what leaves.
+const EGRESS: &str = r#"
+version = 1
+[defaults]
+ingress = "drop"
+egress = "drop"
+
+[[rule]]
+name = "web"
+action = "accept"
+protocol = "tcp"
+ports = [8080]
+
+[[rule]]
+name = "resolver"
+action = "accept"
+direction = "egress"
+protocol = "udp"
+ports = [7000]
+"#;
+
+/// Has `from` send to `to`, and `to`, which is bound to `receiver`, answer; whether both arrived.
+fn asks(from: &UdpSocket, to: SocketAddr, receiver: &UdpSocket) -> Result<bool> {
+    let mut buffer = [0; 64];
+    from.send_to(b"question", mapped(from, to)?)?;
+    let (_, back) = receiver.recv_from(&mut buffer).context("the question")?;
+    receiver.send_to(b"answer", back)?;
+    match from.recv(&mut buffer) {
+        Ok(length) => {
+            ensure!(&buffer[..length] == b"answer");
+            Ok(true)
+        }
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn connect(lab: &Lab, to: SocketAddr) -> Result<TcpStream> {
+    lab.inside
+        .enter(|| Ok(TcpStream::connect_timeout(&to, PATIENCE)?))
+}
+
+#[test]
+fn what_the_host_asks_for_comes_back() -> Result<()> {
+    for mode in MODES {
+        let Some(lab) = Lab::new()? else {
+            return Ok(());
+        };
+        let _service = Echo::start(&lab.outside, OTHER_PORT)?;
+        let resolver = udp(&lab.outside, UDP_PORT)?;
+        let client = udp(&lab.inside, 0)?;
+        lab.apply(&rules(&SERVICES), mode)?;
+        for address in [IpAddr::from(lab.outside.v4), IpAddr::from(lab.outside.v6)] {
+            let mut stream = connect(&lab, SocketAddr::new(address, OTHER_PORT))?;
+            exchange(&mut stream, 1 << 20).with_context(|| format!("{mode}, {address}"))?;
+            ensure!(
+                asks(&client, SocketAddr::new(address, UDP_PORT), &resolver)?,
+                "{mode}: no answer over UDP from {address}"
+            );
+            ensure!(
+                ping(&lab.inside, address, "")?,
+                "{mode}: {address} does not answer a ping"
+            );
+        }
+        let stats = lab.stats()?;
+        ensure!(stats.passed("answer") > 20, "{stats:#?}");
+        ensure!(stats.totals.dropped.packets == 0, "{stats:#?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_nobody_asked_for_is_refused() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let _service = Echo::start(&lab.inside, OTHER_PORT)?;
+    let asked = udp(&lab.outside, UDP_PORT)?;
+    let stranger = udp(&lab.outside, UDP_PORT + 1)?;
+    let client = udp(&lab.inside, 0)?;
+    lab.apply(&rules(&SERVICES), "native")?;
+
+    let to_asked = SocketAddr::new(lab.outside.v4.into(), UDP_PORT);
+    ensure!(
+        asks(&client, to_asked, &asked)?,
+        "the one that was asked answers"
+    );
+    let port = client.local_addr()?.port();
+    let inside = SocketAddr::new(lab.inside.v4.into(), port);
+    ensure!(
+        !reaches(&stranger, inside, &client)?,
+        "another port is no answer"
+    );
+    ensure!(
+        !reaches(&asked, SocketAddr::new(lab.inside.v6.into(), port), &client)?,
+        "another address is no answer"
+    );
+    ensure!(reaches(&asked, inside, &client)?, "the flow is still there");
+    ensure!(
+        !ping(&lab.outside, lab.inside.v4.into(), "")?,
+        "nobody may ping"
+    );
+    ensure!(
+        !tcp(
+            &lab.outside,
+            SocketAddr::new(lab.inside.v4.into(), OTHER_PORT),
+            1
+        )?,
+        "no rule serves this port"
+    );
+
+    // Answers to questions that were never asked, and the scans that rely on them.
+    let before = lab.stats()?;
+    let port_outside = FramePort::open(&lab.outside)?;
+    let mac = lab.inside.hardware_address()?;
+    let flags = [
+        tcp_flag::ACK,
+        tcp_flag::SYN | tcp_flag::ACK,
+        tcp_flag::RST,
+        tcp_flag::RST | tcp_flag::ACK,
+        tcp_flag::FIN | tcp_flag::ACK,
+    ];
+    for flags in flags {
+        for source in [53, 123, 443] {
+            let segment = tcp_from(source, 40_000, flags);
+            let v4 = ipv4_between(lab.outside.v4, lab.inside.v4, 6, &segment);
+            port_outside.send(&ethernet_to(mac, ethertype::IPV4, &v4))?;
+            let v6 = ipv6_between(lab.outside.v6, lab.inside.v6, 6, &segment);
+            port_outside.send(&ethernet_to(mac, ethertype::IPV6, &v6))?;
+        }
+    }
+    for source in [53, 123, 443] {
+        let message = datagram(source, 40_000, b"unasked");
+        let v4 = ipv4_between(lab.outside.v4, lab.inside.v4, 17, &message);
+        port_outside.send(&ethernet_to(mac, ethertype::IPV4, &v4))?;
+    }
+    let reply = ipv4_between(lab.outside.v4, lab.inside.v4, 1, &icmp(0, 0));
+    port_outside.send(&ethernet_to(mac, ethertype::IPV4, &reply))?;
+    let sent = flags.len() as u64 * 6 + 3 + 1;
+    lab.stats_when(|stats| stats.dropped("no-rule") == before.dropped("no-rule") + sent)?;
+    Ok(())
+}
+
+#[test]
+fn a_connection_older_than_the_firewall_goes_on() -> Result<()> {
+    let plain = rules(&SERVICES);
+    for (mode, policy) in [
+        ("native", &plain[..]),
+        ("generic", &plain),
+        ("native", EGRESS),
+    ] {
+        let Some(lab) = Lab::new()? else {
+            return Ok(());
+        };
+        let _ssh = Echo::start(&lab.inside, OTHER_PORT)?;
+        let _remote = Echo::start(&lab.outside, OTHER_PORT)?;
+        for address in [IpAddr::from(lab.inside.v4), IpAddr::from(lab.inside.v6)] {
+            let to = SocketAddr::new(address, OTHER_PORT);
+            let mut inbound = lab
+                .outside
+                .enter(|| Ok(TcpStream::connect_timeout(&to, PATIENCE)?))?;
+            exchange(&mut inbound, 10)?;
+            let outside = if address.is_ipv4() {
+                lab.outside.v4.into()
+            } else {
+                lab.outside.v6.into()
+            };
+            let mut outbound = connect(&lab, SocketAddr::new(outside, OTHER_PORT))?;
+            exchange(&mut outbound, 10)?;
+
+            lab.apply(policy, mode)?;
+            exchange(&mut inbound, 100_000).with_context(|| format!("{mode}, in by {address}"))?;
+            exchange(&mut outbound, 100_000)
+                .with_context(|| format!("{mode}, out to {outside}"))?;
+            let stats = lab.stats()?;
+            ensure!(stats.passed("connection") > 0, "{stats:#?}");
+            let is_filtered = policy == EGRESS;
+            ensure!(
+                (stats.passed("egress-connection") > 0) == is_filtered,
+                "{stats:#?}"
+            );
+            ensure!(
+                !tcp(&lab.outside, to, 1)?,
+                "{mode}: a new connection to the same port is refused"
+            );
+            lab.inside
+                .firewall(&["detach", "-i", lab.inside.interface()])?
+                .success()?;
+        }
+    }
+    Ok(())
+}
+
+/// A flow that has missed packets is not the last word on a connection that the kernel knows.
+#[test]
+fn a_connection_whose_flow_has_missed_packets_goes_on() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let _remote = Echo::start(&lab.outside, OTHER_PORT)?;
+    // Both keep the namespace's flow table alive while the first interface is off.
+    let other = format!("{}b", lab.inside.interface());
+    lab.inside
+        .ip(&format!("link add {other} up type veth peer name {other}c"))?;
+    let plain = lab.write("plain.toml", &rules(&SERVICES))?;
+    let filtered = lab.write("filtered.toml", EGRESS)?;
+    let both = |file: &std::path::Path| lab.apply_file(file, &["-i", &other]);
+    both(&plain)?;
+    for address in [IpAddr::from(lab.outside.v4), IpAddr::from(lab.outside.v6)] {
+        let mut stream = connect(&lab, SocketAddr::new(address, OTHER_PORT))?;
+        exchange(&mut stream, 10_000)?;
+        // Another policy lets no such connection be opened, and records none.
+        both(&filtered)?;
+        exchange(&mut stream, 1 << 20).with_context(|| format!("{address}, egress filtered"))?;
+        both(&plain)?;
+        exchange(&mut stream, 1 << 20).with_context(|| format!("{address}, open again"))?;
+        lab.inside
+            .firewall(&["detach", "-i", lab.inside.interface()])?
+            .success()?;
+        exchange(&mut stream, 4 << 20)?;
+        both(&plain)?;
+        exchange(&mut stream, 1 << 20).with_context(|| format!("{address}, guarded again"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn errors_about_packets_of_this_host_come_in_and_others_do_not() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    lab.apply(&rules(&SERVICES), "native")?;
+    // Nobody listens there: the answer is an ICMP error, which the socket reports.
+    for address in [IpAddr::from(lab.outside.v4), IpAddr::from(lab.outside.v6)] {
+        let client = lab.inside.enter(|| {
+            let any: IpAddr = if address.is_ipv4() {
+                Ipv4Addr::UNSPECIFIED.into()
+            } else {
+                std::net::Ipv6Addr::UNSPECIFIED.into()
+            };
+            let socket = UdpSocket::bind((any, 0))?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.connect((address, UDP_PORT))?;
+            Ok(socket)
+        })?;
+        client.send(b"anybody there?")?;
+        let error = client.recv(&mut [0; 8]).expect_err("nobody is there");
+        ensure!(
+            error.kind() == ErrorKind::ConnectionRefused,
+            "{address}: {error}"
+        );
+    }
+    let stats = lab.stats()?;
+    ensure!(stats.passed("path-mtu") == 2, "{stats:#?}");
+
+    // Errors about flows that there are not, and about packets of somebody else.
+    let port = FramePort::open(&lab.outside)?;
+    let mac = lab.inside.hardware_address()?;
+    let error = |quoted: &[u8]| {
+        let message = [&icmp(3, 4)[..8], quoted].concat();
+        ethernet_to(
+            mac,
+            ethertype::IPV4,
+            &ipv4_between(lab.outside.v4, lab.inside.v4, 1, &message),
+        )
+    };
+    let never_sent = datagram(5353, 5353, b"never sent");
+    port.send(&error(&ipv4_between(
+        lab.inside.v4,
+        lab.outside.v4,
+        17,
+        &never_sent,
+    )))?;
+    let served = tcp_from(PORT, 40_000, tcp_flag::ACK);
+    port.send(&error(&ipv4_between(
+        lab.outside.v4,
+        lab.inside.v4,
+        6,
+        &served,
+    )))?;
+    port.send(&error(&[0x45; 19]))?;
+    // A served port's answers are not followed; an error about one is let in.
+    port.send(&error(&ipv4_between(
+        lab.inside.v4,
+        lab.outside.v4,
+        6,
+        &served,
+    )))?;
+    lab.stats_when(|stats| {
+        stats.dropped("icmp-unrelated") == 2
+            && stats.dropped("icmp-malformed") == 1
+            && stats.passed("path-mtu") == 3
+    })?;
+    Ok(())
+}
+
+#[test]
+fn only_what_egress_rules_allow_leaves() -> Result<()> {
+    for mode in MODES {
+        let Some(lab) = Lab::new()? else {
+            return Ok(());
+        };
+        let _web = Echo::start(&lab.inside, PORT)?;
+        let _service = Echo::start(&lab.outside, OTHER_PORT)?;
+        let resolver = udp(&lab.outside, UDP_PORT)?;
+        let other = udp(&lab.outside, UDP_PORT + 1)?;
+        let client = udp(&lab.inside, 0)?;
+        lab.apply(EGRESS, mode)?;
+        for address in [IpAddr::from(lab.outside.v4), IpAddr::from(lab.outside.v6)] {
+            ensure!(
+                asks(&client, SocketAddr::new(address, UDP_PORT), &resolver)?,
+                "{address}"
+            );
+            // The kernel may tell the sender that its datagram was dropped.
+            let _ = client.send_to(
+                b"probe",
+                mapped(&client, SocketAddr::new(address, UDP_PORT + 1))?,
+            );
+            ensure!(
+                other.recv(&mut [0; 8]).is_err(),
+                "{address}: it must not leave"
+            );
+            let refused = lab.inside.enter(|| {
+                let to = SocketAddr::new(address, OTHER_PORT);
+                Ok(TcpStream::connect_timeout(&to, firewall_tests::net::traffic::SILENCE).is_err())
+            })?;
+            ensure!(refused, "{address}: no connection may leave");
+        }
+        for address in [IpAddr::from(lab.inside.v4), IpAddr::from(lab.inside.v6)] {
+            ensure!(
+                tcp(&lab.outside, SocketAddr::new(address, PORT), 100_000)?,
+                "{address}: the served port answers"
+            );
+        }
+        let stats = lab.stats()?;
+        ensure!(stats.dropped("egress-no-rule") == 4, "{stats:#?}");
+        ensure!(stats.rule("resolver") == Some(2), "{stats:#?}");
+        ensure!(stats.passed("egress-reply") > 10, "{stats:#?}");
+    }
+    Ok(())
+}
+
+/// Spoofed packets to open and closed ports, ten times as many as the table has room for, open no flow and close none.
+#[test]
+fn a_flood_from_outside_leaves_flows_alive() -> Result<()> {
+    const FLOWS: u16 = 500;
+    const SIZE: u32 = 1024;
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let text = format!(
+        "{}\n[flows]\nsize = {SIZE}\n",
+        rules(&[
+            SERVICES[0],
+            r#"name = "game"; action = "accept"; protocol = "udp"; ports = [7777]"#
+        ])
+    );
+    let _web = Echo::start(&lab.inside, PORT)?;
+    let resolver = udp(&lab.outside, UDP_PORT)?;
+    lab.apply(&text, "native")?;
+    let to = SocketAddr::new(lab.outside.v4.into(), UDP_PORT);
+    let clients: Vec<UdpSocket> = (0..FLOWS)
+        .map(|_| udp(&lab.inside, 0))
+        .collect::<Result<_>>()?;
+    for client in &clients {
+        ensure!(asks(client, to, &resolver)?, "before the flood");
+    }
+    let created = lab.stats()?;
+
+    let port = FramePort::open(&lab.outside)?;
+    let mac = lab.inside.hardware_address()?;
+    let mut sent = 0u64;
+    for number in 0..SIZE * 10 {
+        let source = Ipv4Addr::from(0x0b00_0000 + number);
+        let (protocol, payload) = match number % 4 {
+            0 => (6, tcp_from(40_000, PORT, tcp_flag::SYN)),
+            1 => (6, tcp_from(40_000, OTHER_PORT, tcp_flag::SYN)),
+            2 => (17, datagram(53, 7777, b"flood")),
+            _ => (
+                17,
+                datagram(53, 40_000 + (number % 10_000) as u16, b"flood"),
+            ),
+        };
+        let packet = ipv4_between(source, lab.inside.v4, protocol, &payload);
+        port.send(&ethernet_to(mac, ethertype::IPV4, &packet))?;
+        sent += 1;
+        // veth's queue holds 256.
+        if sent.is_multiple_of(128) {
+            lab.stats_when(|stats| {
+                stats.totals.accepted.packets + stats.totals.dropped.packets >= sent
+            })?;
+        }
+    }
+    let mut alive = 0;
+    for client in &clients {
+        let mut buffer = [0; 64];
+        let back = SocketAddr::new(lab.inside.v4.into(), client.local_addr()?.port());
+        resolver.send_to(b"still there", mapped(&resolver, back)?)?;
+        alive += u16::from(client.recv(&mut buffer).is_ok());
+    }
+    let stats = lab.stats()?;
+    ensure!(
+        f64::from(alive) >= 0.999 * f64::from(FLOWS),
+        "{alive} of {FLOWS} flows are still answered: {stats:#?}"
+    );
+    drop(created);
+    Ok(())
+}
+
+/// A rule for SYN alone lets whole connections through: what follows is an answer to the SYN-ACK that left.
+#[test]
+fn a_rule_for_new_connections_alone_serves_them() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let _service = Echo::start(&lab.inside, PORT)?;
+    lab.apply(
+        &rules(&[
+            r#"name = "web"; action = "accept"; protocol = "tcp"; ports = [8080]; tcp-flags = { set = ["syn"], clear = ["ack"] }"#,
+        ]),
+        "native",
+    )?;
+    for address in [IpAddr::from(lab.inside.v4), IpAddr::from(lab.inside.v6)] {
+        ensure!(
+            tcp(&lab.outside, SocketAddr::new(address, PORT), 100_000)?,
+            "{address}"
+        );
+    }
+    let stats = lab.stats()?;
+    ensure!(stats.rule("web") == Some(2), "{stats:#?}");
+    ensure!(stats.passed("answer") > 2, "{stats:#?}");
+    Ok(())
+}
