@@ -18,42 +18,77 @@ use crate::tables::{Tables, World};
 
 /// What happens to a packet, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub struct Decision {
+    outcome: Outcome,
+    cause: Cause,
+}
+
+/// Why it happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
     /// Dropped without a rule.
     Drop(DropReason),
     /// Let through without a rule.
     Pass(PassReason),
     /// Decided by the rule with this number, from 0 in file order.
-    Rule {
-        /// Number of the rule.
-        number: u32,
-        /// What it does.
-        outcome: Outcome,
-    },
+    Rule(u32),
     /// No rule matched.
-    Default {
-        /// What then happens.
-        outcome: Outcome,
-    },
+    Default,
 }
 
 impl Decision {
-    /// Whether the packet goes on, and its counter.
+    /// To drop the packet, without a rule.
+    #[inline(always)]
+    pub const fn dropped(reason: DropReason) -> Self {
+        Self {
+            outcome: Outcome::new(false, false, reason.counter()),
+            cause: Cause::Drop(reason),
+        }
+    }
+
+    /// To let the packet through, without a rule.
+    #[inline(always)]
+    pub const fn passed(reason: PassReason) -> Self {
+        Self {
+            outcome: Outcome::new(true, false, reason.counter()),
+            cause: Cause::Pass(reason),
+        }
+    }
+
+    /// What the rule with this number does, or the default.
+    #[inline(always)]
+    pub const fn by_rules(number: u32, outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            cause: if outcome.is_default() {
+                Cause::Default
+            } else {
+                Cause::Rule(number)
+            },
+        }
+    }
+
+    /// Whether the packet goes on, and its counter. It is all that the kernel asks.
     #[inline(always)]
     pub const fn outcome(self) -> Outcome {
-        match self {
-            Self::Drop(reason) => Outcome::new(false, false, reason.counter()),
-            Self::Pass(reason) => Outcome::new(true, false, reason.counter()),
-            Self::Rule { outcome, .. } | Self::Default { outcome } => outcome,
-        }
+        self.outcome
+    }
+
+    /// Why.
+    #[inline(always)]
+    pub const fn cause(self) -> Cause {
+        self.cause
     }
 
     /// Whether the packet goes on to the kernel's stack.
     #[inline(always)]
     pub const fn accepts(self) -> bool {
-        self.outcome().accepts()
+        self.outcome.accepts()
     }
 }
+
+/// Tables that are missing or inconsistent, which the compiler never makes.
+const BROKEN: Decision = Decision::dropped(DropReason::BrokenTables);
 
 /// A packet that rules do not accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +109,8 @@ pub fn decide<F: Frame + ?Sized, W: World>(frame: &F, world: &W) -> Decision {
     by_rules(frame, world, fragment, refused)
 }
 
-/// The first part: headers, essentials, rules. What they accept goes on; what is malformed does not. `fragment` decides
-/// fragments, `refused` what rules do not accept.
+/// The first part: headers, essentials, rules. What they accept goes on, and what they refuse does not where nothing can
+/// change that. `fragment` decides fragments, `refused` what rules do not accept and perhaps answers this host.
 #[inline(always)]
 pub fn by_rules<F: Frame + ?Sized, W: World>(
     frame: &F,
@@ -83,43 +118,43 @@ pub fn by_rules<F: Frame + ?Sized, W: World>(
     fragment: impl FnOnce(&Packet) -> Decision,
     refused: impl FnOnce(&Asked) -> Decision,
 ) -> Decision {
-    let decided = |decision: Decision, bytes| {
-        world.count(decision.outcome().counter(), bytes);
-        decision
-    };
     let parsed = match parse(frame) {
         Ok(parsed) => parsed,
-        Err(reason) => return decided(Decision::Drop(reason), frame.full_len()),
+        Err(reason) => return counted(Decision::dropped(reason), frame.full_len(), world),
     };
     let bytes = match &parsed {
         Parsed::Ip(packet) => packet.frame_bytes,
         Parsed::Arp | Parsed::LinkLayer => frame.full_len(),
     };
     let Some(tables) = world.tables() else {
-        return decided(BROKEN, bytes);
+        return counted(BROKEN, bytes, world);
     };
     match vlan::may_arrive(frame, &tables) {
         Some(true) => {}
-        Some(false) => return decided(Decision::Drop(DropReason::VlanNotListed), bytes),
-        None => return decided(BROKEN, bytes),
+        Some(false) => {
+            return counted(Decision::dropped(DropReason::VlanNotListed), bytes, world);
+        }
+        None => return counted(BROKEN, bytes, world),
     }
     if let Parsed::Ip(packet) = &parsed
         && !matches!(packet.fragment, Fragment::Whole)
     {
         return fragment(packet);
     }
-    match (parsed, by_policy(&parsed, &tables, world)) {
-        (Parsed::Ip(packet), Some(by_rules)) if !by_rules.accepts() => refused(&Asked {
-            packet,
-            by_rules,
-            identification: 0,
-        }),
-        (_, decision) => decided(decision.unwrap_or(BROKEN), bytes),
+    let decision = by_policy(&parsed, &tables, world).unwrap_or(BROKEN);
+    match parsed {
+        Parsed::Ip(packet)
+            if !decision.accepts() && connection::may_answer(&packet.transport, world) =>
+        {
+            refused(&Asked {
+                packet,
+                by_rules: decision,
+                identification: 0,
+            })
+        }
+        _ => counted(decision, bytes, world),
     }
 }
-
-/// Tables that are missing or inconsistent, which the compiler never makes.
-const BROKEN: Decision = Decision::Drop(DropReason::BrokenTables);
 
 /// The policy's decision on a well-formed packet; `None` if the tables are inconsistent.
 #[inline(always)]
@@ -128,7 +163,7 @@ fn by_policy<T: Tables, W: World>(parsed: &Parsed, tables: &T, world: &W) -> Opt
         Parsed::Arp => essential::arp(tables),
         Parsed::LinkLayer => essential::link_layer(tables),
         Parsed::Ip(packet) => match essential::pass(packet, tables) {
-            Some(reason) => Some(Decision::Pass(reason)),
+            Some(reason) => Some(Decision::passed(reason)),
             None => classify::decide(packet, header::INGRESS, tables, world),
         },
     }
@@ -146,6 +181,11 @@ pub fn beyond_rules<F: Frame + ?Sized, W: World>(frame: &F, asked: &Asked, world
     if matches!(packet.fragment, Fragment::First) {
         fragment::remember(packet, asked.identification, decision, world);
     }
-    world.count(decision.outcome().counter(), packet.frame_bytes);
+    counted(decision, packet.frame_bytes, world)
+}
+
+#[inline(always)]
+fn counted<W: World>(decision: Decision, bytes: u32, world: &W) -> Decision {
+    world.count(decision.outcome().counter(), bytes);
     decision
 }

@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::abi::flow::Key;
 #[cfg(not(target_arch = "bpf"))]
-use crate::abi::flow::{Bucket, Settings};
+use crate::abi::flow::{Bucket, Ports, Settings};
 use crate::abi::fragment::FragmentKey;
 use crate::abi::image::{Line, Record};
 use crate::decide::flow::Flows;
@@ -71,7 +71,10 @@ impl Limited {
 /// Every read is bounds-checked against the image. `None` means that the image is inconsistent, and the decision then is
 /// to drop ([`crate::abi::reason::DropReason::BrokenTables`]).
 pub trait Tables {
-    /// The `u16` at `index`, in `u16` units from the start of the image.
+    /// The byte at `index`, from the start of the image.
+    fn u8(&self, index: u32) -> Option<u8>;
+
+    /// The `u16` at `index`, in `u16` units.
     fn u16(&self, index: u32) -> Option<u16>;
 
     /// The `u32` at `index`, in `u32` units.
@@ -192,6 +195,10 @@ impl Flows for MaybeFlows<'_> {
         self.0?.settings()
     }
 
+    fn ports(&self) -> Option<&Ports<Self::Word>> {
+        self.0?.ports()
+    }
+
     fn bucket(&self, index: u32) -> Option<&Bucket<Self::Word>> {
         self.0?.bucket(index)
     }
@@ -216,6 +223,10 @@ impl<'a> HostTables<'a> {
 }
 
 impl Tables for HostTables<'_> {
+    fn u8(&self, index: u32) -> Option<u8> {
+        self.get(index).copied()
+    }
+
     fn u16(&self, index: u32) -> Option<u16> {
         self.get(index).copied()
     }

@@ -8,11 +8,11 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
-use firewall_common::abi::flow::{Bucket, Settings};
+use firewall_common::abi::flow::{Bucket, Ports, Settings};
 use firewall_common::decide::flow::{Flows, Word};
 
-use crate::maps::{FLOW_SETTINGS, FLOWS};
-use crate::packet::forget;
+use crate::maps::{FLOW_PORTS, FLOW_SETTINGS, FLOWS};
+use crate::packet::{defined, forget};
 
 /// A word that several CPUs use at once.
 #[repr(transparent)]
@@ -51,6 +51,19 @@ impl Word for KernelWord {
     }
 
     #[inline(always)]
+    fn set(&self, bits: u64) {
+        // SAFETY: as above; one instruction (BPF_ATOMIC | BPF_OR).
+        unsafe {
+            core::arch::asm!(
+                "lock *(u64 *)({word} + 0) |= {bits}",
+                word = in(reg) self.0.get(),
+                bits = in(reg) bits,
+                options(nostack),
+            );
+        }
+    }
+
+    #[inline(always)]
     fn barrier() {
         compiler_fence(Ordering::Acquire);
     }
@@ -67,12 +80,17 @@ impl Flows for KernelFlows {
 
     #[inline(always)]
     fn settings(&self) -> Option<&Settings> {
-        FLOW_SETTINGS.get(0)
+        defined::<true, _>(FLOW_SETTINGS.get(0))
+    }
+
+    #[inline(always)]
+    fn ports(&self) -> Option<&Ports<KernelWord>> {
+        defined::<true, _>(FLOW_PORTS.get(0))
     }
 
     #[inline(always)]
     fn bucket(&self, index: u32) -> Option<&Bucket<KernelWord>> {
-        FLOWS.get(index)
+        defined::<true, _>(FLOWS.get(index))
     }
 
     #[inline(always)]

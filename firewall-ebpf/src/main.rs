@@ -35,7 +35,7 @@ const TCX_NEXT: i32 = -1;
 #[inline(always)]
 pub fn firewall_ingress(context: XdpContext) -> u32 {
     define_registers();
-    let world = KernelWorld::new(context.ctx, context.unknown());
+    let world = KernelWorld::<false>::new(context.ctx, context.unknown());
     let fragment = |packet: &Packet| {
         handoff::give(&INGRESS_HANDOFF, Handoff::packet_alone(packet));
         handoff::go_on(&context, &INGRESS_NEXT, INGRESS_NEXT_FRAGMENT);
@@ -53,7 +53,7 @@ pub fn ingress_fragment(context: XdpContext) -> u32 {
     let Some(handoff) = handoff::take(&INGRESS_HANDOFF) else {
         return xdp_action::XDP_DROP;
     };
-    let world = KernelWorld::new(context.ctx, context.unknown());
+    let world = KernelWorld::<true>::new(context.ctx, context.unknown());
     let packet = handoff.packet();
     let frame = KernelFrame::new(&context);
     let decision = fragment::decide(&frame, &packet, &world, |asked| refused(&context, asked));
@@ -67,7 +67,7 @@ pub fn ingress_refused(context: XdpContext) -> u32 {
     let Some(handoff) = handoff::take(&INGRESS_HANDOFF) else {
         return xdp_action::XDP_DROP;
     };
-    let world = KernelWorld::new(context.ctx, context.unknown());
+    let world = KernelWorld::<true>::new(context.ctx, context.unknown());
     let asked = handoff.to_asked();
     xdp_action(decide::beyond_rules(
         &KernelFrame::new(&context),
@@ -81,7 +81,7 @@ pub fn ingress_refused(context: XdpContext) -> u32 {
 #[inline(always)]
 pub fn firewall_egress(context: TcContext) -> i32 {
     define_registers();
-    let world = KernelWorld::new(context.skb.skb, context.unknown());
+    let world = KernelWorld::<true>::new(context.skb.skb, context.unknown());
     let opens = |packet: &Packet| {
         handoff::give(&EGRESS_HANDOFF, Handoff::packet_alone(packet));
         handoff::go_on(&context, &EGRESS_NEXT, 0);
@@ -98,7 +98,7 @@ pub fn egress_opens(context: TcContext) -> i32 {
     let Some(handoff) = handoff::take(&EGRESS_HANDOFF) else {
         return TC_ACT_SHOT;
     };
-    let world = KernelWorld::new(context.skb.skb, context.unknown());
+    let world = KernelWorld::<true>::new(context.skb.skb, context.unknown());
     let packet = handoff.packet();
     tcx_action(egress::what_opens(
         &KernelFrame::new(&context),
@@ -108,7 +108,7 @@ pub fn egress_opens(context: TcContext) -> i32 {
 }
 
 /// What happens where the next program is missing, which the loader never lets happen.
-const NO_NEXT: Decision = Decision::Drop(DropReason::BrokenTables);
+const NO_NEXT: Decision = Decision::dropped(DropReason::BrokenTables);
 
 /// Goes on with what no rule accepts.
 #[inline(always)]
@@ -120,13 +120,7 @@ fn refused(context: &XdpContext, asked: &Asked) -> Decision {
 
 #[inline(always)]
 const fn xdp_action(decision: Decision) -> u32 {
-    // What counts it does not matter any more, and need not be known.
-    let accepts = match decision {
-        Decision::Drop(_) => false,
-        Decision::Pass(_) => true,
-        Decision::Rule { outcome, .. } | Decision::Default { outcome } => outcome.accepts(),
-    };
-    if accepts {
+    if decision.accepts() {
         xdp_action::XDP_PASS
     } else {
         xdp_action::XDP_DROP

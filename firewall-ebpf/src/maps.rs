@@ -8,7 +8,7 @@ use firewall_common::abi::{
     IMAGE_MAP_FLAGS, SLOTS,
     control::Control,
     counter::{Counter, MIN_SLOTS},
-    flow::{Bucket, FLOW_MAP_FLAGS, MIN_BUCKETS, Settings},
+    flow::{Bucket, FLOW_MAP_FLAGS, MIN_BUCKETS, Ports, Settings},
     fragment::{FragmentKey, MAX_DATAGRAMS, Remembered},
     handoff::Handoff,
     image::{Line, SIZE_CLASSES},
@@ -56,6 +56,10 @@ pub static FLOWS: Array<
 /// What the programs must know of the flow table.
 #[btf_map]
 pub static FLOW_SETTINGS: Array<Settings, 1> = Array::new();
+
+/// The ports that flows were opened from.
+#[btf_map]
+pub static FLOW_PORTS: Array<Ports<KernelWord>, 1> = Array::new();
 
 /// A packet on its way to [`INGRESS_NEXT`].
 #[btf_map]

@@ -122,6 +122,8 @@ impl<C: Context> Frame for KernelFrame<'_, C> {
         if end_of::<T>(start) > self.context.end() {
             return None;
         }
+        // SAFETY: the kernel's packet does not begin at address 0.
+        unsafe { core::hint::assert_unchecked(start != 0) };
         // SAFETY: the bytes lie between start and end, T may be any bytes at any address, and nothing in this program
         // writes to the packet.
         Some(unsafe { &*(start as *const T) })
@@ -201,6 +203,16 @@ pub fn define_registers() {
             options(nomem, nostack),
         );
     }
+}
+
+/// What a look-up has returned, with the registers written that it leaves undefined if the program is `CAREFUL`: one in which
+/// LLVM spills some of them.
+#[inline(always)]
+pub fn defined<const CAREFUL: bool, T>(found: T) -> T {
+    if CAREFUL {
+        define_arguments();
+    }
+    found
 }
 
 /// Writes the registers that a call of a helper leaves undefined, for the same reason.

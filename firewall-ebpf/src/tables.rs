@@ -8,6 +8,7 @@ use firewall_common::abi::image::{Line, Record};
 use firewall_common::tables::Tables;
 
 use crate::maps::{CONTROL, IMAGE_0, IMAGE_1, IMAGE_2, IMAGE_3, IMAGE_4, Image, Images, lines};
+use crate::packet::defined;
 
 /// The image that was active when the packet arrived.
 pub struct KernelTables {
@@ -18,22 +19,25 @@ pub struct KernelTables {
 impl KernelTables {
     /// Finds the active image. `None` if there is none, which user space never lets happen while a program is attached.
     #[inline(always)]
-    pub fn active() -> Option<Self> {
-        let control = CONTROL.get(0)?;
+    pub fn active<const CAREFUL: bool>() -> Option<Self> {
+        let control = defined::<CAREFUL, _>(CONTROL.get(0))?;
         let slot = control.slot();
         match control.class() {
-            0 => Self::of::<{ lines(0) }>(&IMAGE_0, slot),
-            1 => Self::of::<{ lines(1) }>(&IMAGE_1, slot),
-            2 => Self::of::<{ lines(2) }>(&IMAGE_2, slot),
-            3 => Self::of::<{ lines(3) }>(&IMAGE_3, slot),
-            4 => Self::of::<{ lines(4) }>(&IMAGE_4, slot),
+            0 => Self::of::<CAREFUL, { lines(0) }>(&IMAGE_0, slot),
+            1 => Self::of::<CAREFUL, { lines(1) }>(&IMAGE_1, slot),
+            2 => Self::of::<CAREFUL, { lines(2) }>(&IMAGE_2, slot),
+            3 => Self::of::<CAREFUL, { lines(3) }>(&IMAGE_3, slot),
+            4 => Self::of::<CAREFUL, { lines(4) }>(&IMAGE_4, slot),
             _ => None,
         }
     }
 
     #[inline(always)]
-    fn of<const LINES: usize>(images: &Images<LINES>, slot: u32) -> Option<Self> {
-        let image: &Image<LINES> = images.get_value(slot, &0)?;
+    fn of<const CAREFUL: bool, const LINES: usize>(
+        images: &Images<LINES>,
+        slot: u32,
+    ) -> Option<Self> {
+        let image: &Image<LINES> = defined::<CAREFUL, _>(images.get_value(slot, &0))?;
         Some(Self {
             start: core::ptr::from_ref(image).cast(),
             size: size_of::<Image<LINES>>() as u64,
@@ -54,6 +58,11 @@ impl KernelTables {
 }
 
 impl Tables for KernelTables {
+    #[inline(always)]
+    fn u8(&self, index: u32) -> Option<u8> {
+        self.get(index).copied()
+    }
+
     #[inline(always)]
     fn u16(&self, index: u32) -> Option<u16> {
         self.get(index).copied()

@@ -18,6 +18,7 @@ use firewall_common::tables::{Limited, World};
 
 use crate::flows::KernelFlows;
 use crate::maps::{COUNTERS, FRAGMENTS, LIMITS};
+use crate::packet::defined;
 use crate::tables::KernelTables;
 
 /// TCP states in which a socket is no end of a connection (include/net/tcp_states.h).
@@ -38,13 +39,13 @@ pub struct Admitted {
     pub count: u32,
 }
 
-/// The world as a program sees it.
-pub struct KernelWorld {
+/// The world as a program sees it; for `CAREFUL` see [`defined`].
+pub struct KernelWorld<const CAREFUL: bool> {
     context: *mut c_void,
     flows: KernelFlows,
 }
 
-impl KernelWorld {
+impl<const CAREFUL: bool> KernelWorld<CAREFUL> {
     /// The world of the program that was given `context`; `unknown` is a number of which the verifier knows nothing.
     #[inline(always)]
     pub fn new<T>(context: *mut T, unknown: u32) -> Self {
@@ -66,18 +67,18 @@ impl KernelWorld {
     }
 }
 
-impl World for KernelWorld {
+impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
     type Tables = KernelTables;
     type Flows = KernelFlows;
 
     #[inline(always)]
     fn tables(&self) -> Option<KernelTables> {
-        KernelTables::active()
+        KernelTables::active::<CAREFUL>()
     }
 
     #[inline(always)]
     fn count(&self, slot: u32, bytes: u32) {
-        if let Some(counter) = COUNTERS.get_ptr_mut(slot) {
+        if let Some(counter) = defined::<CAREFUL, _>(COUNTERS.get_ptr_mut(slot)) {
             // SAFETY: the slot is this CPU's own; ingress and egress run in softirq context, one at a time, but for packets
             // that a process sends, whose count an interrupt could at worst overwrite by one.
             unsafe {

@@ -6,7 +6,7 @@ use firewall_common::abi::flow::Key;
 use firewall_common::abi::fragment::FragmentKey;
 use firewall_common::abi::image::Line;
 use firewall_common::abi::reason::{DropReason, PassReason};
-use firewall_common::decide::{Decision, decide, egress};
+use firewall_common::decide::{Cause, Decision, decide, egress};
 use firewall_common::tables::{HostTables, HostWorld, Limited, MaybeFlows, World};
 use firewall_tests::corpus::{self, By, Case, Under};
 use firewall_tests::packets::*;
@@ -149,8 +149,8 @@ fn what_is_cut_is_refused() {
             if length >= end {
                 assert_eq!(decision, whole, "{}: padding cut to {length}", case.name);
             } else {
-                let reason = match decision {
-                    Decision::Drop(reason) => reason,
+                let reason = match decision.cause() {
+                    Cause::Drop(reason) => reason,
                     other => panic!("{}: cut to {length} of {end} gives {other:?}", case.name),
                 };
                 let of_length = [
@@ -223,7 +223,7 @@ fn what_is_malformed_is_refused_whatever_the_rules() {
         for policy in [&everything, Under::Open.policy(), Under::Bare.policy()] {
             assert_eq!(
                 policy.decide(&case.frame).decision,
-                Decision::Drop(reason),
+                Decision::dropped(reason),
                 "{}",
                 case.name
             );
@@ -249,7 +249,7 @@ fn broken_tables_drop() {
     for image in [Vec::new(), cut_off, wild] {
         for frame in &frames {
             let effect = decide_by(&image, frame);
-            assert_eq!(effect.decision, Decision::Drop(DropReason::BrokenTables));
+            assert_eq!(effect.decision, Decision::dropped(DropReason::BrokenTables));
             let own = (DropReason::BrokenTables.counter(), frame.len() as u32);
             assert!(effect.counted.contains(&own), "{effect:?}");
         }
@@ -257,7 +257,7 @@ fn broken_tables_drop() {
     for frame in [web_v4(), ethernet(ethertype::ARP, &arp())] {
         assert_eq!(
             decide(&frame[..], &NoTables),
-            Decision::Drop(DropReason::BrokenTables)
+            Decision::dropped(DropReason::BrokenTables)
         );
     }
 }

@@ -20,6 +20,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const MAP_FLOWS: &str = "FLOWS";
 /// Name of the map that holds the one [`Settings`] record.
 pub const MAP_FLOW_SETTINGS: &str = "FLOW_SETTINGS";
+/// Name of the map that holds the one [`Ports`] record.
+pub const MAP_FLOW_PORTS: &str = "FLOW_PORTS";
 /// Flags of [`MAP_FLOWS`]: `BPF_F_MMAPABLE` (linux/bpf.h). Buckets then begin on cache lines, as the table does on a page,
 /// and user space reads them without a system call for each.
 pub const FLOW_MAP_FLAGS: u32 = 1 << 10;
@@ -49,6 +51,28 @@ pub struct Bucket<W> {
     pub slots: [W; WAYS],
     /// The entries; meaningful where the slot word is neither [`SlotWord::EMPTY`] nor [`SlotWord::BUSY`].
     pub entries: [Entry<W>; WAYS],
+}
+
+/// Which local ports flows have ever been opened from, a bit each, TCP's first. Bits are set and never cleared while the
+/// table is there, so a bit that is not set says that there is no flow, and one that is says nothing.
+#[derive(Debug, FromBytes, KnownLayout)]
+#[repr(C)]
+pub struct Ports<W> {
+    /// 64 ports a word.
+    pub words: [W; PORT_WORDS],
+}
+
+/// Words of [`Ports`]: 16 KiB.
+pub const PORT_WORDS: usize = 2 * 65_536 / 64;
+
+/// Whose ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum PortProtocol {
+    /// TCP's.
+    Tcp = 0,
+    /// UDP's.
+    Udp = 1,
 }
 
 /// A flow, apart from its slot word. After it was opened each word has one writer: `sequences` and `sent` the egress

@@ -134,9 +134,7 @@ impl Handoff {
     pub const fn to_asked(&self) -> Asked {
         Asked {
             packet: self.packet(),
-            by_rules: Decision::Default {
-                outcome: Outcome(self.outcome),
-            },
+            by_rules: Decision::by_rules(0, Outcome(self.outcome)),
             identification: self.identification,
         }
     }
@@ -186,9 +184,7 @@ mod tests {
                     assert_eq!(Handoff::packet_alone(&packet).packet(), packet);
                     let asked = Asked {
                         packet,
-                        by_rules: Decision::Default {
-                            outcome: Outcome(13),
-                        },
+                        by_rules: Decision::by_rules(0, Outcome(13)),
                         identification: 14,
                     };
                     assert_eq!(Handoff::asked(&asked).to_asked(), asked);

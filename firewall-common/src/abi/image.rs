@@ -2,23 +2,25 @@
 //!
 //! An image is an array of 64-byte lines, filled by the rule compiler and never written by the program. All its tables
 //! refer to each other by index, so it can be copied, hashed, stored and compared as it is. Indices count the table's
-//! own unit: `u16`, `u32`, `u64`, a 16-byte record or a line, always from the start of the image.
+//! own unit: `u8`, `u16`, `u32`, `u64`, a 16-byte record or a line, always from the start of the image.
 //!
 //! It is one value of a BPF array rather than many elements because reading at an offset inside one value is inlined to
 //! a bounds check and a load (0.1 ns), where each lookup in an array of unknown length is a call (8 to 10 ns).
 //!
 //! ```text
-//! header ── services: protocol, port or ICMP type ─> Service { class, rule, outcome, hits }
-//!        ├─ addresses: source, destination ───────> Row     { cells, rule, pair }
-//!        ├─ cells: (row, class) ──────────────────> rule number
-//!        └─ rules: rule number ───────────────────> Outcome
+//! header ── pages: protocol, port or ICMP type ────> Service { class, candidate, hits }
+//!        └─ addresses: source, destination ────────> where a row of cells begins
+//!                      cell [row + class] ─────────> Candidate { rule number, outcome }
 //! ```
+//!
+//! What a table names is a [`Candidate`]: a number whose upper bits are the rule's, so that the first rule of several is the
+//! smallest number, and which has with it what that rule does.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Bytes of the values that hold an image, smallest first. A generation is loaded into the smallest that fits; the sizes
 /// are fixed because the verifier must know the size of a value.
-pub const SIZE_CLASSES: [usize; 5] = [256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20];
+pub const SIZE_CLASSES: [usize; 5] = [256 << 10, 2 << 20, 8 << 20, 32 << 20, 128 << 20];
 
 /// One cache line of an image.
 #[derive(
@@ -30,13 +32,13 @@ pub struct Line {
     pub words: [u64; 8],
 }
 
-/// Four `u32`, the unit of services and rows.
+/// Four `u32`, the unit of services.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C, align(16))]
 pub struct Record {
-    /// Meaning by table: see [`Service`] and [`Row`].
+    /// See [`Service`].
     pub fields: [u32; 4],
 }
 
@@ -63,35 +65,22 @@ pub const SELECTORS: u32 = 5;
 pub mod header {
     /// Bits of [`super::essential`] that are switched on.
     pub const ESSENTIALS: u32 = 0;
-    /// Index (`u32`) of the rules table.
-    pub const RULES: u32 = 1;
-    /// Index (record) of the first row.
-    pub const ROWS: u32 = 2;
-    /// Index (record) of the first service.
-    pub const SERVICES: u32 = 3;
-    /// Index (`u64`) of the first cell: the row it belongs to in the low half, the rule's number in the high half.
-    pub const CELLS: u32 = 4;
     /// Index (`u16`) of the table that turns a TCP flags byte into a flags class; 0 if no rule asks for flags.
-    pub const FLAGS_CLASSES: u32 = 5;
-    /// Index (`u32`) of 256 service numbers, by protocol number, for protocols without selector.
-    pub const PROTOCOLS: u32 = 6;
-    /// Number of rules, which is also the number of the default's entry in the rules table.
-    pub const RULE_COUNT: u32 = 7;
+    pub const FLAGS_CLASSES: u32 = 1;
     /// Index (`u64`) of 64 words with a bit for each VLAN id that may arrive, bit 0 standing for frames of no VLAN; 0 if any
     /// may. Of the ingress header only.
-    pub const VLANS: u32 = 8;
-    /// First service of each selector.
-    pub const FIRST_SERVICES: u32 = 16;
+    pub const VLANS: u32 = 2;
     /// The address tables, one line each ([`super::AddressTable`]). Order: IPv4 source, IPv4 destination, IPv6 source,
     /// IPv6 destination.
-    pub const ADDRESS_TABLES: u32 = 32;
+    pub const ADDRESS_TABLES: u32 = 16;
     /// `u32`s from one address table to the next.
     pub const ADDRESS_TABLE_LEN: u32 = 16;
-    /// For each selector 256 `u32`: index (`u16`) of the page for values with these upper eight bits. A page has for the
-    /// lower eight bits a service number, relative to the selector's first.
+    /// For each selector 256 [`super::Page`]s of 64 bits, by the upper eight bits of values.
     pub const PAGES: u32 = ADDRESS_TABLES + 4 * ADDRESS_TABLE_LEN;
+    /// 256 `u32`, by protocol number: index (record) of the service of protocols without selector.
+    pub const PROTOCOLS: u32 = PAGES + 2 * 256 * super::SELECTORS;
     /// `u32`s in the header of one direction.
-    pub const LEN: u32 = PAGES + 256 * super::SELECTORS;
+    pub const LEN: u32 = PROTOCOLS + 256;
     /// Where the header of what arrives begins.
     pub const INGRESS: u32 = 0;
     /// Where the header of what leaves begins. Its [`ESSENTIALS`] are 0 where nothing that leaves is filtered.
@@ -123,13 +112,10 @@ pub mod essential {
 /// What the tables know of a protocol and selector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Service {
-    /// Column of the cells; 0 if no rule names this service together with an address. Where TCP flags decide further
-    /// ([`Outcome::by_flags`]), the first of a run of services, one for each flags class, which leave `hits` to this one.
-    pub class: u32,
-    /// First rule that matches this service whatever the addresses; the default's number if none does.
-    pub rule: u32,
-    /// What that rule does, and how to go on: [`Outcome::is_final`], [`Outcome::by_flags`].
-    pub outcome: Outcome,
+    /// The first rule that matches this service whatever the addresses, or the default.
+    pub candidate: Candidate,
+    /// How addresses and TCP flags go on from here.
+    pub class: Class,
     /// Counter slot of the port's hits by outcomes that do not say the port themselves, or 0.
     pub hits: u32,
 }
@@ -138,11 +124,10 @@ impl Service {
     /// The service stored in a record.
     #[inline(always)]
     pub const fn from_record(record: &Record) -> Self {
-        let [class, rule, outcome, hits] = record.fields;
+        let [low, high, class, hits] = record.fields;
         Self {
-            class,
-            rule,
-            outcome: Outcome(outcome),
+            candidate: Candidate(low as u64 | (high as u64) << 32),
+            class: Class(class),
             hits,
         }
     }
@@ -150,55 +135,161 @@ impl Service {
     /// The record that stores this service.
     pub const fn to_record(self) -> Record {
         Record {
-            fields: [self.class, self.rule, self.outcome.0, self.hits],
+            fields: [
+                self.candidate.0 as u32,
+                (self.candidate.0 >> 32) as u32,
+                self.class.0,
+                self.hits,
+            ],
         }
     }
 }
 
-/// What the tables know of an address (or of a pair of them).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// Cells of this row start here: `cells + service class` is the cell to check.
-    pub cells: u32,
-    /// First rule that matches these addresses whatever the service; the default's number if none does.
-    pub rule: u32,
-    /// For a source: where its pair cells start. Unused otherwise.
-    pub pair_cells: u32,
-    /// For a source: its mark in pair cells. For a destination: its column there.
-    pub pair: u32,
-}
+/// What values of a selector with the same upper eight bits have: a byte for each of the lower eight bits says which of the
+/// page's services it is. Ports that rules name lie scattered, and so few cache lines hold all that is said of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Page(pub u64);
 
-impl Row {
-    /// The row stored in a record.
+impl Page {
+    /// The page whose bytes begin at index (`u8`) `bytes` and whose services begin at index (record) `services`.
+    pub const fn new(bytes: u32, services: u32) -> Self {
+        Self(bytes as u64 | (services as u64) << 32)
+    }
+
+    /// Index (`u8`) of its bytes.
     #[inline(always)]
-    pub const fn from_record(record: &Record) -> Self {
-        let [cells, rule, pair_cells, pair] = record.fields;
-        Self {
-            cells,
-            rule,
-            pair_cells,
-            pair,
-        }
+    pub const fn bytes(self) -> u32 {
+        self.0 as u32
     }
 
-    /// The record that stores this row.
-    pub const fn to_record(self) -> Record {
-        Record {
-            fields: [self.cells, self.rule, self.pair_cells, self.pair],
+    /// Index (record) of its first service.
+    #[inline(always)]
+    pub const fn services(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// A service's column of the cells, and how to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Class(pub u32);
+
+impl Class {
+    const FINAL: u32 = 1 << 31;
+    const BY_FLAGS: u32 = 1 << 30;
+
+    /// The column of a service that rules name together with addresses, from [`column::FIRST_CLASS`], or
+    /// [`column::ALWAYS`] of one that they do not.
+    pub const fn column(column: u32) -> Self {
+        assert!(column < column::NONE, "column out of range");
+        Self(column)
+    }
+
+    /// No address can change what the service's candidate says.
+    pub const fn finally() -> Self {
+        Self(Self::FINAL)
+    }
+
+    /// TCP flags decide which of a run of services it is, which begins at index (record) `first` and has one for each flags
+    /// class. These leave the hits to the one that is asked first.
+    pub const fn by_flags(first: u32) -> Self {
+        assert!(first < Self::BY_FLAGS, "service index out of range");
+        Self(first | Self::BY_FLAGS)
+    }
+
+    /// Whether no address can change it.
+    #[inline(always)]
+    pub const fn is_final(self) -> bool {
+        self.0 & Self::FINAL != 0
+    }
+
+    /// The first service of the run, where TCP flags decide further.
+    #[inline(always)]
+    pub const fn run(self) -> Option<u32> {
+        if self.0 & Self::BY_FLAGS != 0 {
+            Some(self.0 & !Self::BY_FLAGS)
+        } else {
+            None
         }
     }
 }
 
-/// What happens to a packet, as stored in the tables: action, counter slot, and how the tables go on.
+/// Columns of the cells. A row of cells lies over others, each in the gaps of the others; no two rows begin at the same
+/// cell, so a cell that says its column also says whose it is.
+pub mod column {
+    /// The first rule that matches these addresses whatever the service.
+    pub const ALWAYS: u32 = 0;
+    /// Of a source, where its row of pairs begins, and of a destination, its column there.
+    pub const PAIR: u32 = 1;
+    /// The first column that stands for a class of services.
+    pub const FIRST_CLASS: u32 = 2;
+    /// The column that a free cell has; no row has it.
+    pub const NONE: u32 = (1 << 20) - 1;
+}
+
+/// A rule that matches and what it does, so made that of two candidates the smaller number is the earlier rule's. As a cell it
+/// also has the cell's column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Candidate(pub u64);
+
+impl Candidate {
+    const COLUMN_BITS: u32 = 20;
+    const OUTCOME_BITS: u32 = 24;
+    const NUMBER_SHIFT: u32 = Self::COLUMN_BITS + Self::OUTCOME_BITS;
+
+    /// No rule, and a cell that is no row's.
+    pub const NONE: Self = Self(u64::MAX);
+
+    /// The rule with this number, from 0 in its direction; the default's is behind the last rule's.
+    pub const fn new(number: u32, outcome: Outcome) -> Self {
+        assert!(number < 1 << 20, "rule number out of range");
+        Self((number as u64) << Self::NUMBER_SHIFT | (outcome.0 as u64) << Self::COLUMN_BITS)
+    }
+
+    /// A cell that has a value and not a rule: [`column::PAIR`], and the cells of a row of pairs.
+    pub const fn of_value(value: u32) -> Self {
+        Self((value as u64) << Self::COLUMN_BITS)
+    }
+
+    /// The same as a cell of this column.
+    pub const fn in_column(self, column: u32) -> Self {
+        assert!(column < column::NONE, "column out of range");
+        Self(self.0 & !(column::NONE as u64) | column as u64)
+    }
+
+    /// Whether this is a cell of `column`.
+    #[inline(always)]
+    pub const fn is_in(self, column: u32) -> bool {
+        self.0 as u32 & column::NONE == column
+    }
+
+    /// The rule's number.
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        (self.0 >> Self::NUMBER_SHIFT) as u32
+    }
+
+    /// What the rule does.
+    #[inline(always)]
+    pub const fn outcome(self) -> Outcome {
+        Outcome((self.0 >> Self::COLUMN_BITS) as u32 & ((1 << Self::OUTCOME_BITS) - 1))
+    }
+
+    /// What a cell made by [`Self::of_value`] has.
+    #[inline(always)]
+    pub const fn value(self) -> u32 {
+        (self.0 >> Self::COLUMN_BITS) as u32
+    }
+}
+
+/// What happens to a packet, as stored in the tables: action, counter slot, and what else is to be known of the counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Outcome(pub u32);
 
 impl Outcome {
-    const ACCEPT: u32 = 1 << 31;
-    const LOG: u32 = 1 << 30;
-    const SAYS_PORT: u32 = 1 << 29;
-    const FINAL: u32 = 1 << 28;
-    const BY_FLAGS: u32 = 1 << 27;
+    const ACCEPT: u32 = 1 << 23;
+    const LOG: u32 = 1 << 22;
+    const SAYS_PORT: u32 = 1 << 21;
+    const DEFAULT: u32 = 1 << 20;
 
     /// Packs an outcome; `counter` is a slot below [`super::counter::MAX_SLOTS`].
     pub const fn new(accept: bool, log: bool, counter: u32) -> Self {
@@ -214,14 +305,9 @@ impl Outcome {
         Self(self.0 | Self::SAYS_PORT)
     }
 
-    /// The same, and no address can change it.
-    pub const fn finally(self) -> Self {
-        Self(self.0 | Self::FINAL)
-    }
-
-    /// In a service of which nothing is known before TCP flags are looked at.
-    pub const fn asking_flags(self) -> Self {
-        Self(self.0 | Self::BY_FLAGS)
+    /// The same, where no rule matches.
+    pub const fn by_default(self) -> Self {
+        Self(self.0 | Self::DEFAULT)
     }
 
     /// Whether the packet is let through.
@@ -242,16 +328,10 @@ impl Outcome {
         self.0 & Self::SAYS_PORT != 0
     }
 
-    /// Whether no address can change it.
+    /// Whether no rule matches.
     #[inline(always)]
-    pub const fn is_final(self) -> bool {
-        self.0 & Self::FINAL != 0
-    }
-
-    /// Whether TCP flags decide further.
-    #[inline(always)]
-    pub const fn by_flags(self) -> bool {
-        self.0 & Self::BY_FLAGS != 0
+    pub const fn is_default(self) -> bool {
+        self.0 & Self::DEFAULT != 0
     }
 
     /// Slot of the counter.
@@ -261,17 +341,18 @@ impl Outcome {
     }
 }
 
-/// An entry of the address tables: a row number, or the way further down.
+/// An entry of the address tables: where a row of cells begins, or the way further down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Entry(pub u32);
 
 impl Entry {
     const DOWN: u32 = 1 << 31;
+    const PAIR: u32 = 1 << 30;
 
-    /// The address's row.
-    pub const fn row(row: u32) -> Self {
-        assert!(row < Self::DOWN, "row number out of range");
-        Self(row)
+    /// Addresses whose row of cells begins at index (`u64`) `first`; `in_pairs` if it has a cell in [`column::PAIR`].
+    pub const fn row(first: u32, in_pairs: bool) -> Self {
+        assert!(first < Self::PAIR, "cell index out of range");
+        Self(first | in_pairs as u32 * Self::PAIR)
     }
 
     /// Index (line) of the tree node that knows more.
@@ -288,6 +369,18 @@ impl Entry {
         } else {
             None
         }
+    }
+
+    /// Index (`u64`) of the row's first cell.
+    #[inline(always)]
+    pub const fn first(self) -> u32 {
+        self.0 & (Self::PAIR - 1)
+    }
+
+    /// Whether both, of a source and of a destination, are named by rules that name both.
+    #[inline(always)]
+    pub const fn may_pair(self, other: Self) -> bool {
+        self.0 & other.0 & Self::PAIR != 0
     }
 }
 
@@ -417,6 +510,7 @@ pub mod node {
 }
 
 const _: () = assert!(size_of::<Line>() == 64 && size_of::<Record>() == 16);
-const _: () = assert!(header::FIRST_SERVICES + SELECTORS <= header::ADDRESS_TABLES);
+const _: () = assert!(header::VLANS < header::ADDRESS_TABLES && header::LEN.is_multiple_of(2));
+const _: () = assert!(super::counter::MAX_SLOTS <= Outcome::DEFAULT);
 const _: () = assert!(header::ADDRESS_TABLE_LEN as usize * 4 == size_of::<Line>());
 const _: () = assert!((header::LEN * 4).is_multiple_of(size_of::<Line>() as u32));

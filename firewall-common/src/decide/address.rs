@@ -1,4 +1,4 @@
-//! Address to row: the array structure that answers in a few reads, however many prefixes there are.
+//! Address to row of cells: the array structure that answers in a few reads, however many prefixes there are.
 //!
 //! The first bits are looked up directly, in a root that the compiler makes larger the more ranges there are. Below, a
 //! tree of one-line nodes holds the bounds of the ranges: up to 28 a node for IPv4, seven for IPv6, counted without a
@@ -7,28 +7,29 @@
 use crate::abi::image::{AddressTable, Entry, Lanes, header, node};
 use crate::tables::Tables;
 
-/// The row of an IPv4 address, by the table whose line in the header begins at `u32` index `table`; 0 if it is absent.
+/// The row of an IPv4 address, by the table whose line in the header begins at `u32` index `table`; `Some(None)` if it is
+/// absent, `None` if it is inconsistent.
 #[inline(always)]
-pub fn find_v4<T: Tables>(tables: &T, table: u32, address: u32) -> Option<u32> {
+pub fn find_v4<T: Tables>(tables: &T, table: u32, address: u32) -> Option<Option<Entry>> {
     let table = self::table(tables, table)?;
     if table.root == 0 {
-        return Some(0);
+        return Some(None);
     }
     let address = u64::from(address);
     let entry = direct(tables, &table, address)?;
     let key = address & table.key_mask;
     let entry =
         descend::<{ node::V4_LEVELS }, { Lanes::COUNT_BITS }, T>(tables, entry, table.lanes, key)?;
-    Some(entry.0)
+    Some(Some(entry))
 }
 
-/// The row of an IPv6 address, by the table whose line in the header begins at `u32` index `table`; 0 if it is absent.
+/// The row of an IPv6 address, as [`find_v4`].
 #[inline(always)]
-pub fn find_v6<T: Tables>(tables: &T, table: u32, address: [u64; 2]) -> Option<u32> {
+pub fn find_v6<T: Tables>(tables: &T, table: u32, address: [u64; 2]) -> Option<Option<Entry>> {
     const LAST: u32 = node::V6_LAST_BITS;
     let table = self::table(tables, table)?;
     if table.root == 0 {
-        return Some(0);
+        return Some(None);
     }
     let [upper, lower] = address;
     let entry = direct(tables, &table, upper)?;
@@ -36,7 +37,7 @@ pub fn find_v6<T: Tables>(tables: &T, table: u32, address: [u64; 2]) -> Option<u
     let entry = descend_wide(tables, entry, first)?;
     let last = lower & ((1 << LAST) - 1);
     let entry = descend_wide(tables, entry, last)?;
-    Some(entry.0)
+    Some(Some(entry))
 }
 
 #[inline(always)]

@@ -1,11 +1,11 @@
 //! Packet to rule, at a cost that does not depend on the number of rules.
 //!
-//! Each table knows the first rule that it can name by itself; the smallest number wins, which is what "first match"
-//! means. A service knows the first rule without addresses, a row the first rule without service, and a cell the first
-//! rule that names both.
+//! Each table knows the first rule that it can name by itself, and the smallest number wins, which is what "first match"
+//! means. A service knows the first rule without addresses; a row of cells, which stands for an address or a pair of them,
+//! the first rule without service, and in the service's column the first one that names both.
 
 use super::{Decision, address};
-use crate::abi::image::{Outcome, Row, Selector, Service, header};
+use crate::abi::image::{Candidate, Entry, Outcome, Page, Selector, Service, column, header};
 use crate::parse::{Addresses, Packet, Transport};
 use crate::tables::{Tables, World};
 
@@ -37,11 +37,7 @@ pub fn decide<T: Tables, W: World>(
     if hits != 0 {
         world.count(hits, packet.frame_bytes);
     }
-    Some(if number == tables.u32(at + header::RULE_COUNT)? {
-        Decision::Default { outcome }
-    } else {
-        Decision::Rule { number, outcome }
-    })
+    Some(Decision::by_rules(number, outcome))
 }
 
 /// The first rule that matches, or the default.
@@ -53,19 +49,15 @@ pub fn find<T: Tables>(
     tables: &T,
 ) -> Option<Match> {
     let service = service(transport, at, tables)?;
-    let (mut number, mut outcome) = (service.rule, service.outcome);
-    if !outcome.is_final() {
-        let by_addresses = by_addresses(addresses, service.class, at, tables)?;
-        if by_addresses < number {
-            number = by_addresses;
-            outcome = Outcome(tables.u32(tables.u32(at + header::RULES)?.wrapping_add(number))?);
-        }
+    let mut first = service.candidate;
+    if !service.class.is_final() {
+        first = first.min(by_addresses(addresses, service.class.0, at, tables)?);
     }
-    let hits = if outcome.says_port() { 0 } else { service.hits };
+    let outcome = first.outcome();
     Some(Match {
-        number,
+        number: first.number(),
         outcome,
-        hits,
+        hits: if outcome.says_port() { 0 } else { service.hits },
     })
 }
 
@@ -74,39 +66,38 @@ pub fn find<T: Tables>(
 fn service<T: Tables>(transport: &Transport, at: u32, tables: &T) -> Option<Service> {
     let number = match transport.selector {
         Some(selector) => by_selector(selector, transport.value, at, tables)?,
-        None => {
-            let protocols = tables.u32(at + header::PROTOCOLS)?;
-            tables.u32(protocols.wrapping_add(u32::from(transport.protocol)))?
-        }
+        None => tables.u32(at + header::PROTOCOLS + u32::from(transport.protocol))?,
     };
-    let services = tables.u32(at + header::SERVICES)?;
-    let service = Service::from_record(tables.record(services.wrapping_add(number))?);
-    if !service.outcome.by_flags() {
+    let service = Service::from_record(tables.record(number)?);
+    let Some(run) = service.class.run() else {
         return Some(service);
-    }
+    };
     let classes = tables.u32(at + header::FLAGS_CLASSES)?;
     let class = tables.u16(classes.wrapping_add(u32::from(transport.tcp_flags)))?;
-    let number = service.class.wrapping_add(u32::from(class));
-    let variant = Service::from_record(tables.record(services.wrapping_add(number))?);
+    let variant = Service::from_record(tables.record(run.wrapping_add(u32::from(class)))?);
     Some(Service {
         hits: service.hits,
         ..variant
     })
 }
 
-/// Number of the service of a port or ICMP type: a page for the upper eight bits, an entry for the lower.
+/// Index of the service of a port or ICMP type: a page for the upper eight bits, a byte of it for the lower.
 #[inline(always)]
 fn by_selector<T: Tables>(selector: Selector, value: u16, at: u32, tables: &T) -> Option<u32> {
-    let selector = selector as u32;
-    let first = tables.u32(at + header::FIRST_SERVICES + selector)?;
-    let page = tables.u32(at + header::PAGES + (selector << 8 | u32::from(value >> 8)))?;
-    let service = tables.u16(page.wrapping_add(u32::from(value & 0xff)))?;
-    Some(first.wrapping_add(u32::from(service)))
+    let upper = (selector as u32) << 8 | u32::from(value >> 8);
+    let page = Page(tables.u64((at + header::PAGES) / 2 + upper)?);
+    let service = tables.u8(page.bytes().wrapping_add(u32::from(value & 0xff)))?;
+    Some(page.services().wrapping_add(u32::from(service)))
 }
 
 /// The first rule among those that name an address.
 #[inline(always)]
-fn by_addresses<T: Tables>(addresses: &Addresses, class: u32, at: u32, tables: &T) -> Option<u32> {
+fn by_addresses<T: Tables>(
+    addresses: &Addresses,
+    class: u32,
+    at: u32,
+    tables: &T,
+) -> Option<Candidate> {
     let [v4_source, v4_destination, v6_source, v6_destination] =
         [0, 1, 2, 3].map(|table| at + header::ADDRESS_TABLES + table * header::ADDRESS_TABLE_LEN);
     let (source, destination) = match *addresses {
@@ -125,46 +116,43 @@ fn by_addresses<T: Tables>(addresses: &Addresses, class: u32, at: u32, tables: &
             address::find_v6(tables, v6_destination, destination)?,
         ),
     };
-    let mut rule = u32::MAX;
-    let mut from = None;
-    if source != 0 {
-        let row = row(source, at, tables)?;
-        rule = in_row(source, &row, class, at, tables)?;
-        from = (row.pair != 0).then_some(row);
+    let mut first = Candidate::NONE;
+    for entry in [source, destination].into_iter().flatten() {
+        first = first.min(in_row(entry, class, tables)?);
     }
-    if destination != 0 {
-        let to = row(destination, at, tables)?;
-        rule = rule.min(in_row(destination, &to, class, at, tables)?);
-        if let Some(from) = from {
-            let cell = from.pair_cells.wrapping_add(to.pair);
-            if let Some(pair) = cell_value(from.pair, cell, at, tables)? {
-                rule = rule.min(in_row(pair, &row(pair, at, tables)?, class, at, tables)?);
-            }
-        }
+    if let (Some(source), Some(destination)) = (source, destination)
+        && source.may_pair(destination)
+        && let Some(pair) = pair(source, destination, tables)?
+    {
+        first = first.min(in_row(pair, class, tables)?);
     }
-    Some(rule)
+    Some(first)
 }
 
+/// The row of a source and a destination that rules name together, if there are such rules.
 #[inline(always)]
-fn row<T: Tables>(number: u32, at: u32, tables: &T) -> Option<Row> {
-    let rows = tables.u32(at + header::ROWS)?;
-    Some(Row::from_record(tables.record(rows.wrapping_add(number))?))
+fn pair<T: Tables>(source: Entry, destination: Entry, tables: &T) -> Option<Option<Entry>> {
+    let info = |entry: Entry| cell(entry.first(), column::PAIR, tables);
+    let (pairs, column) = (info(source)?.value(), info(destination)?.value());
+    let pair = cell(pairs, column, tables)?;
+    Some((pair != Candidate::NONE).then(|| Entry(pair.value())))
 }
 
-/// The first rule that row and service class name, together or the row alone.
+/// The first rule that the row and the service's class name, together or the row alone.
 #[inline(always)]
-fn in_row<T: Tables>(number: u32, row: &Row, class: u32, at: u32, tables: &T) -> Option<u32> {
-    let cell = row.cells.wrapping_add(class);
-    Some(match cell_value(number, cell, at, tables)? {
-        Some(rule) => rule.min(row.rule),
-        None => row.rule,
+fn in_row<T: Tables>(row: Entry, class: u32, tables: &T) -> Option<Candidate> {
+    let first = row.first();
+    let both = cell(first, class, tables)?;
+    Some(both.min(cell(first, column::ALWAYS, tables)?))
+}
+
+/// The cell in this column of the row that begins at `first`; [`Candidate::NONE`] where another row's lies.
+#[inline(always)]
+fn cell<T: Tables>(first: u32, column: u32, tables: &T) -> Option<Candidate> {
+    let cell = Candidate(tables.u64(first.wrapping_add(column))?);
+    Some(if cell.is_in(column) {
+        cell
+    } else {
+        Candidate::NONE
     })
-}
-
-/// The value of a cell, if it belongs to the row that is marked `mark`: rows overlap each other's gaps.
-#[inline(always)]
-fn cell_value<T: Tables>(mark: u32, cell: u32, at: u32, tables: &T) -> Option<Option<u32>> {
-    let cells = tables.u32(at + header::CELLS)?;
-    let value = tables.u64(cells.wrapping_add(cell))?;
-    Some((value as u32 == mark).then_some((value >> 32) as u32))
 }

@@ -1,8 +1,9 @@
 //! What no rule accepts: does it answer a flow that this host has opened?
 
 use super::Decision;
+use super::egress::opens_connection;
 use super::flow::{self, Answer, FlowPacket, Kind, Segment};
-use crate::abi::flow::Key;
+use crate::abi::flow::{Key, PortProtocol};
 use crate::abi::image::Selector;
 use crate::abi::reason::{DropReason, PassReason};
 use crate::frame::Frame;
@@ -19,6 +20,21 @@ pub enum Local {
     Destination,
 }
 
+/// Whether a packet that no rule accepts may be an answer at all. Most that are refused are not: they try ports that this host
+/// has never opened a flow from, and then there is nothing to be looked up. A TCP segment that opens no connection may belong
+/// to one of which only the kernel knows.
+#[inline(always)]
+pub fn may_answer<W: World>(transport: &Transport, world: &W) -> bool {
+    match transport.selector {
+        Some(Selector::Tcp) => {
+            !opens_connection(transport)
+                || flow::ports::has(PortProtocol::Tcp, transport.value, world.flows())
+        }
+        Some(Selector::Udp) => flow::ports::has(PortProtocol::Udp, transport.value, world.flows()),
+        Some(Selector::Sctp | Selector::Icmp | Selector::Icmpv6) | None => true,
+    }
+}
+
 /// The packet's verdict where no rule accepts it; `refused` is what the rules say.
 #[inline(always)]
 pub fn decide<F: Frame + ?Sized, W: World>(
@@ -31,14 +47,14 @@ pub fn decide<F: Frame + ?Sized, W: World>(
         return refused;
     };
     let unknown = match flow::answer(&packet, world.flows()) {
-        Answer::Accepted => return Decision::Pass(PassReason::Answer),
+        Answer::Accepted => return Decision::passed(PassReason::Answer),
         // Attackers send resets that are far outside (RFC 5961, 3).
         Answer::OutOfWindow if packet.kind.is_reset() => {
-            return Decision::Drop(DropReason::TcpOutOfWindow);
+            return Decision::dropped(DropReason::TcpOutOfWindow);
         }
-        Answer::OutOfWindow => Decision::Drop(DropReason::TcpOutOfWindow),
-        Answer::WrongState => Decision::Drop(DropReason::FlowState),
-        Answer::Expired => Decision::Drop(DropReason::FlowExpired),
+        Answer::OutOfWindow => Decision::dropped(DropReason::TcpOutOfWindow),
+        Answer::WrongState => Decision::dropped(DropReason::FlowState),
+        Answer::Expired => Decision::dropped(DropReason::FlowExpired),
         Answer::NoFlow | Answer::NoTable => refused,
     };
     // The flow may have missed what went another way or was let through without it, so where the kernel knows the connection,
@@ -49,7 +65,7 @@ pub fn decide<F: Frame + ?Sized, W: World>(
             if segment.flags & (tcp_flag::SYN | tcp_flag::ACK) != tcp_flag::SYN
                 && world.has_connection(&packet.key) =>
         {
-            Decision::Pass(PassReason::Connection)
+            Decision::passed(PassReason::Connection)
         }
         _ => unknown,
     }
@@ -105,11 +121,12 @@ pub fn key(addresses: &Addresses, transport: &Transport, identifier: u16, local:
             destination,
         } => (source, destination),
     };
-    let (source_port, destination_port) = match transport.selector {
-        Some(Selector::Icmp | Selector::Icmpv6) => (identifier, identifier),
-        _ => (transport.source_port, transport.value),
-    };
     let is_icmp = matches!(transport.selector, Some(Selector::Icmp | Selector::Icmpv6));
+    let (source_port, destination_port) = if is_icmp {
+        (identifier, identifier)
+    } else {
+        (transport.source_port, transport.value)
+    };
     let ends = match local {
         Local::Source => ((source, source_port), (destination, destination_port)),
         Local::Destination => ((destination, destination_port), (source, source_port)),

@@ -2,7 +2,7 @@
 
 use super::connection::{self, Local};
 use super::flow::{self, Recorded};
-use super::{Decision, classify, essential};
+use super::{BROKEN, Decision, classify, counted, essential};
 use crate::abi::counter::{FLOWS_CONTENDED, FLOWS_CREATED, FLOWS_EVICTED};
 use crate::abi::image::{Selector, essential as switch, header};
 use crate::abi::reason::{DropReason, PassReason};
@@ -33,15 +33,14 @@ pub fn by_ingress_rules<F: Frame + ?Sized, W: World>(
         return opens(packet);
     }
     let decision = match by_policy(&parsed, world) {
-        None => Decision::Drop(DropReason::BrokenTables),
+        None => BROKEN,
         Some(Some(decision)) => decision,
         Some(None) => match &parsed {
             Ok(Parsed::Ip(packet)) => return opens(packet),
-            _ => Decision::Drop(DropReason::BrokenTables),
+            _ => BROKEN,
         },
     };
-    world.count(decision.outcome().counter(), frame.full_len());
-    decision
+    counted(decision, frame.full_len(), world)
 }
 
 /// `None` if the tables are missing or inconsistent, `Some(None)` if there is more to ask.
@@ -52,21 +51,21 @@ fn by_policy<W: World>(parsed: &Result<Parsed, DropReason>, world: &W) -> Option
     let filtered = bits & switch::FILTERED != 0;
     let packet = match parsed {
         Ok(Parsed::Ip(packet)) => packet,
-        _ if !filtered => return Some(Some(Decision::Pass(PassReason::EgressDefault))),
-        Err(_) => return Some(Some(Decision::Drop(DropReason::EgressMalformed))),
+        _ if !filtered => return Some(Some(Decision::passed(PassReason::EgressDefault))),
+        Err(_) => return Some(Some(Decision::dropped(DropReason::EgressMalformed))),
         Ok(Parsed::Arp) => return Some(Some(without_rules(bits & switch::ARP))),
         Ok(Parsed::LinkLayer) => return Some(Some(without_rules(bits & switch::LINK_LAYER))),
     };
     // Without its first fragment, which was decided as a whole packet is, it is of no use to anybody.
     if matches!(packet.fragment, Fragment::Later) {
-        return Some(Some(Decision::Pass(if filtered {
+        return Some(Some(Decision::passed(if filtered {
             PassReason::EgressReply
         } else {
             PassReason::EgressDefault
         })));
     }
     if essential::leaves(packet, bits) {
-        return Some(Some(Decision::Pass(PassReason::EgressEssential)));
+        return Some(Some(Decision::passed(PassReason::EgressEssential)));
     }
     // What rules accept needs no memory of what it answers: so a flood to a served port fills no table.
     let answered = packet.transport.reversed();
@@ -80,29 +79,27 @@ fn by_policy<W: World>(parsed: &Result<Parsed, DropReason>, world: &W) -> Option
         served
             .outcome
             .accepts()
-            .then_some(Decision::Pass(PassReason::EgressReply)),
+            .then_some(Decision::passed(PassReason::EgressReply)),
     )
 }
 
 /// The second half: egress rules, where there are any, and the flow table.
 #[inline(always)]
 pub fn what_opens<F: Frame + ?Sized, W: World>(frame: &F, packet: &Packet, world: &W) -> Decision {
-    let mut decision =
-        by_egress_rules(packet, world).unwrap_or(Decision::Drop(DropReason::BrokenTables));
+    let mut decision = by_egress_rules(packet, world).unwrap_or(BROKEN);
     if decision.accepts() {
         record(frame, packet, world);
     } else if is_open(packet, world) {
-        decision = Decision::Pass(PassReason::EgressConnection);
+        decision = Decision::passed(PassReason::EgressConnection);
     }
-    world.count(decision.outcome().counter(), packet.frame_bytes);
-    decision
+    counted(decision, packet.frame_bytes, world)
 }
 
 #[inline(always)]
 fn by_egress_rules<W: World>(packet: &Packet, world: &W) -> Option<Decision> {
     let tables = world.tables()?;
     if tables.u32(header::EGRESS + header::ESSENTIALS)? & switch::FILTERED == 0 {
-        return Some(Decision::Pass(PassReason::EgressDefault));
+        return Some(Decision::passed(PassReason::EgressDefault));
     }
     classify::decide(packet, header::EGRESS, &tables, world)
 }
@@ -124,7 +121,7 @@ fn is_open<W: World>(packet: &Packet, world: &W) -> bool {
 
 /// Whether this is a SYN without ACK, which answers nothing.
 #[inline(always)]
-const fn opens_connection(transport: &Transport) -> bool {
+pub(super) const fn opens_connection(transport: &Transport) -> bool {
     matches!(transport.selector, Some(Selector::Tcp))
         && transport.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
 }
@@ -146,8 +143,8 @@ fn record<F: Frame + ?Sized, W: World>(frame: &F, packet: &Packet, world: &W) {
 #[inline(always)]
 const fn without_rules(switch: u32) -> Decision {
     if switch != 0 {
-        Decision::Pass(PassReason::EgressEssential)
+        Decision::passed(PassReason::EgressEssential)
     } else {
-        Decision::Drop(DropReason::EgressNoRule)
+        Decision::dropped(DropReason::EgressNoRule)
     }
 }

@@ -42,9 +42,9 @@ pub fn link_layer<T: Tables>(tables: &T) -> Option<Decision> {
 #[inline(always)]
 fn without_rules<T: Tables>(tables: &T, switch: u32, reason: PassReason) -> Option<Decision> {
     Some(if tables.u32(header::ESSENTIALS)? & switch != 0 {
-        Decision::Pass(reason)
+        Decision::passed(reason)
     } else {
-        Decision::Drop(DropReason::EssentialOff)
+        Decision::dropped(DropReason::EssentialOff)
     })
 }
 

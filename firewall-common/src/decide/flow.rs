@@ -16,11 +16,12 @@
 //! Two CPUs that open the same flow at once may both succeed. Everybody then uses the first; the other one times out.
 //! Changes of state are swaps of the whole slot word too: they fail if the slot was given away.
 
+pub mod ports;
 pub mod tcp;
 
 use crate::abi::flow::{
-    Bucket, Entry, Key, MIN_WINDOW_BITS, Received, SEED_WORDS, Sent, Sequences, Settings, SlotWord,
-    State, TICK_MASK, WAYS,
+    Bucket, Entry, Key, MIN_WINDOW_BITS, Ports, Received, SEED_WORDS, Sent, Sequences, Settings,
+    SlotWord, State, TICK_MASK, WAYS,
 };
 
 pub use tcp::Segment;
@@ -39,6 +40,9 @@ pub trait Word {
     /// before, all after it after.
     fn swap(&self, from: u64, to: u64) -> bool;
 
+    /// Sets these bits.
+    fn set(&self, bits: u64);
+
     /// Loads before this are done before loads after it. Where the machine keeps loads in order, as x86 does, it is
     /// enough to keep the compiler from changing theirs.
     fn barrier();
@@ -51,6 +55,9 @@ pub trait Flows {
 
     /// The settings; `None` if there are none.
     fn settings(&self) -> Option<&Settings>;
+
+    /// The ports that flows were opened from; `None` if there is no table.
+    fn ports(&self) -> Option<&Ports<Self::Word>>;
 
     /// The bucket at `index`, which is masked by the settings; `None` if the table is smaller.
     fn bucket(&self, index: u32) -> Option<&Bucket<Self::Word>>;
@@ -168,7 +175,10 @@ pub fn outgoing<F: Flows>(packet: &FlowPacket, flows: &F) -> Recorded {
     match find(bucket, place.tag, &packet.key, flows) {
         Some(found) => go_on(packet, &found, settings, now),
         None => match Opening::of(packet) {
-            Some(opening) => open(&packet.key, &opening, bucket, place.tag, settings, now),
+            Some(opening) => {
+                ports::note(&packet.key, flows);
+                open(&packet.key, &opening, bucket, place.tag, settings, now)
+            }
             None => Recorded::Untracked,
         },
     }
@@ -597,7 +607,8 @@ mod rank {
 mod host {
     use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-    use super::{Bucket, Flows, Settings, Word};
+    use super::{Bucket, Flows, Ports, Settings, Word};
+    use crate::abi::flow::PORT_WORDS;
 
     impl Word for AtomicU64 {
         #[inline(always)]
@@ -621,6 +632,11 @@ mod host {
         }
 
         #[inline(always)]
+        fn set(&self, bits: u64) {
+            self.fetch_or(bits, Ordering::SeqCst);
+        }
+
+        #[inline(always)]
         fn barrier() {
             fence(Ordering::Acquire);
         }
@@ -630,6 +646,7 @@ mod host {
     #[derive(Debug)]
     pub struct HostFlows<'a> {
         buckets: &'a [Bucket<AtomicU64>],
+        ports: Ports<AtomicU64>,
         settings: Settings,
         now: AtomicU32,
     }
@@ -639,6 +656,9 @@ mod host {
         pub const fn new(buckets: &'a [Bucket<AtomicU64>], settings: Settings) -> Self {
             Self {
                 buckets,
+                ports: Ports {
+                    words: [const { AtomicU64::new(0) }; PORT_WORDS],
+                },
                 settings,
                 now: AtomicU32::new(0),
             }
@@ -655,6 +675,10 @@ mod host {
 
         fn settings(&self) -> Option<&Settings> {
             Some(&self.settings)
+        }
+
+        fn ports(&self) -> Option<&Ports<AtomicU64>> {
+            Some(&self.ports)
         }
 
         fn bucket(&self, index: u32) -> Option<&Bucket<AtomicU64>> {

@@ -7,7 +7,7 @@
 //! whole datagram (RFC 5722; Linux does the same for IPv4); of those that would rewrite what rules have looked at, the parser drops
 //! the ones that it can tell by themselves ([`DropReason::FragmentOverlap`]).
 
-use super::{Asked, BROKEN, Decision, by_policy};
+use super::{Asked, BROKEN, Decision, by_policy, counted};
 use crate::abi::fragment::FragmentKey;
 use crate::abi::reason::{DropReason, PassReason};
 use crate::frame::Frame;
@@ -24,7 +24,11 @@ pub fn decide<F: Frame + ?Sized, W: World>(
     refused: impl FnOnce(&Asked) -> Decision,
 ) -> Decision {
     let Some(identification) = parse::identification(frame) else {
-        return counted(packet, Decision::Drop(DropReason::FragmentLater), world);
+        return counted(
+            Decision::dropped(DropReason::FragmentLater),
+            packet.frame_bytes,
+            world,
+        );
     };
     match packet.fragment {
         Fragment::Later => later(packet, identification, world),
@@ -55,19 +59,19 @@ fn first<W: World>(
         });
     }
     remember(packet, identification, by_rules, world);
-    counted(packet, by_rules, world)
+    counted(by_rules, packet.frame_bytes, world)
 }
 
 /// The verdict on a later fragment.
 #[inline(always)]
 fn later<W: World>(packet: &Packet, identification: u32, world: &W) -> Decision {
     let decision = match world.first_fragment(&FragmentKey::new(packet, identification)) {
-        Some(true) => Decision::Pass(PassReason::Fragment),
-        Some(false) => Decision::Drop(DropReason::FragmentDenied),
-        None if world.admits(Limited::EarlyFragment) => Decision::Pass(PassReason::FragmentEarly),
-        None => Decision::Drop(DropReason::FragmentLater),
+        Some(true) => Decision::passed(PassReason::Fragment),
+        Some(false) => Decision::dropped(DropReason::FragmentDenied),
+        None if world.admits(Limited::EarlyFragment) => Decision::passed(PassReason::FragmentEarly),
+        None => Decision::dropped(DropReason::FragmentLater),
     };
-    counted(packet, decision, world)
+    counted(decision, packet.frame_bytes, world)
 }
 
 /// Remembers what was decided of a first fragment.
@@ -75,12 +79,6 @@ fn later<W: World>(packet: &Packet, identification: u32, world: &W) -> Decision 
 pub fn remember<W: World>(packet: &Packet, identification: u32, decision: Decision, world: &W) {
     let key = FragmentKey::new(packet, identification);
     world.remember_fragment(&key, decision.accepts());
-}
-
-#[inline(always)]
-fn counted<W: World>(packet: &Packet, decision: Decision, world: &W) -> Decision {
-    world.count(decision.outcome().counter(), packet.frame_bytes);
-    decision
 }
 
 #[cfg(test)]

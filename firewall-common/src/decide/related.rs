@@ -25,7 +25,7 @@ pub fn decide<F: Frame + ?Sized, W: World>(
     }
     let quoted = match quoted::parse(frame, packet) {
         Ok(quoted) => quoted,
-        Err(reason) => return Some(Decision::Drop(reason)),
+        Err(reason) => return Some(Decision::dropped(reason)),
     };
     let answered = quoted.transport.reversed();
     let served = classify::find(
@@ -45,10 +45,10 @@ pub fn decide<F: Frame + ?Sized, W: World>(
             || (key.protocol == protocol::TCP && world.has_connection(&key))
     };
     Some(if !related {
-        Decision::Drop(DropReason::IcmpUnrelated)
+        Decision::dropped(DropReason::IcmpUnrelated)
     } else if world.admits(Limited::Error) {
-        Decision::Pass(PassReason::PathMtu)
+        Decision::passed(PassReason::PathMtu)
     } else {
-        Decision::Drop(DropReason::IcmpRate)
+        Decision::dropped(DropReason::IcmpRate)
     })
 }

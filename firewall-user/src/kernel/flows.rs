@@ -13,8 +13,8 @@ use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, IterableMap as _, Map, MapData};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use firewall_common::abi::flow::{
-    Bucket, BucketWords, FLOW_MAP_FLAGS, FlowRecord, MAP_FLOW_SETTINGS, MAP_FLOWS, SEED_WORDS,
-    Settings, SlotWord, TICK_MASK, Timeouts, WAYS,
+    Bucket, BucketWords, FLOW_MAP_FLAGS, FlowRecord, MAP_FLOW_PORTS, MAP_FLOW_SETTINGS, MAP_FLOWS,
+    PORT_WORDS, SEED_WORDS, Settings, SlotWord, TICK_MASK, Timeouts, WAYS,
 };
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -26,7 +26,7 @@ use super::pins::{self, Pins};
 use super::record::Record;
 
 /// The maps that make up a table.
-pub(super) const MAPS: [&str; 2] = [MAP_FLOWS, MAP_FLOW_SETTINGS];
+pub(super) const MAPS: [&str; 3] = [MAP_FLOWS, MAP_FLOW_SETTINGS, MAP_FLOW_PORTS];
 
 /// Longest frame header, and as much again: the kernel runs no packet program without a packet.
 const CLOCK_FRAME: [u8; 64] = [0; 64];
@@ -76,6 +76,7 @@ pub struct LiveFlow {
 pub struct FlowTable {
     buckets: Array<MapData, Record<BucketWords>>,
     settings: Array<MapData, Record<Settings>>,
+    ports: Array<MapData, [u64; PORT_WORDS]>,
 }
 
 impl FlowTable {
@@ -85,7 +86,12 @@ impl FlowTable {
             let buckets = Array::create(wanted.buckets, FLOW_MAP_FLAGS)?;
             let mut settings = Array::create(1, 0)?;
             settings.set(0, Record(wanted.settings()?), 0)?;
-            Ok(Self { buckets, settings })
+            let ports = Array::create(1, 0)?;
+            Ok(Self {
+                buckets,
+                settings,
+                ports,
+            })
         };
         table().with_context(|| {
             let bytes = u64::from(wanted.buckets) * size_of::<BucketWords>() as u64;
@@ -110,25 +116,25 @@ impl FlowTable {
 
     /// The one that is pinned with an interface.
     pub(super) fn open(pins: &Pins) -> Result<Self> {
-        let [buckets, settings] = MAPS.map(|name| {
+        let [buckets, settings, ports] = MAPS.map(|name| {
             let path = pins.map(name);
             MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))
         });
         Ok(Self {
             buckets: Array::try_from(Map::Array(buckets?))?,
             settings: Array::try_from(Map::Array(settings?))?,
+            ports: Array::try_from(Map::Array(ports?))?,
         })
     }
 
     /// Pins it with another interface.
     pub(super) fn pin(&self, pins: &Pins) -> Result<()> {
-        let [buckets, settings] = MAPS.map(|name| pins.map(name));
-        self.buckets
-            .map()
-            .pin(buckets)
-            .context("pinning the flow table")?;
-        let pinned = self.settings.map().pin(settings);
-        pinned.context("pinning the flow table's settings")
+        let maps = [self.buckets.map(), self.settings.map(), self.ports.map()];
+        for (map, name) in maps.into_iter().zip(MAPS) {
+            let pinned = map.pin(pins.map(name));
+            pinned.with_context(|| format!("pinning {name} of the flow table"))?;
+        }
+        Ok(())
     }
 
     /// Slots.

@@ -29,10 +29,7 @@ use aya::programs::{ProgramError, ProgramInfo, SchedClassifier, Xdp, XdpMode};
 use aya::util::KernelVersion;
 use aya_obj::programs::XdpAttachType;
 use firewall_common::abi::{
-    MAP_CONTROL, MAP_COUNTERS, MAP_FRAGMENTS, MAP_IMAGES, SLOTS,
-    control::Control,
-    flow::{MAP_FLOW_SETTINGS, MAP_FLOWS},
-    image::Line,
+    MAP_CONTROL, MAP_COUNTERS, MAP_FRAGMENTS, MAP_IMAGES, SLOTS, control::Control, image::Line,
 };
 
 use super::counters::Counters;
@@ -60,7 +57,8 @@ const POLICY: [&str; MAP_IMAGES.len() + 2] = {
 /// Maps that every instance of the programs on an interface has in common.
 const SHARED: [&str; POLICY.len() + flows::MAPS.len()] = {
     let [a, b, c, d, e, f, g] = POLICY;
-    [a, b, c, d, e, f, g, MAP_FLOWS, MAP_FLOW_SETTINGS]
+    let [h, i, j] = flows::MAPS;
+    [a, b, c, d, e, f, g, h, i, j]
 };
 
 /// How long the kernel may take to let go of a link; 6 to 20 ms were seen.

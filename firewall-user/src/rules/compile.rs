@@ -5,7 +5,7 @@
 //!
 //! 1. `services` sweeps over ports, ICMP types and protocols: which rules name each of them;
 //! 2. `addresses` sweeps over the address sets: a row for each distinct combination of sets;
-//! 3. `cells` crosses the two and keeps only what neither knows by itself, packed into each other's gaps;
+//! 3. `cells` crosses the two and keeps only what the services do not know by themselves, packed into each other's gaps;
 //! 4. `layout` puts everything into one piece of memory.
 //!
 //! Each direction has a header and tables of its own in the image; they share the counters.
@@ -20,7 +20,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use firewall_common::abi::image::{Line, Record, Row, SIZE_CLASSES, essential, header};
+use firewall_common::abi::image::{Line, SIZE_CLASSES, essential, header};
 use thiserror::Error;
 
 use super::model::{Action, Direction, Essentials, Rule, RuleSet, Vlans};
@@ -177,14 +177,21 @@ fn tables(
     layout: &mut Layout,
 ) -> Result<Ranking, CompileError> {
     let (order, rules): (Vec<usize>, Vec<&Rule>) = ranked.iter().copied().unzip();
-    let default = rules.len() as RuleNumber;
     let mut shadows = Shadows::default();
 
     let mut outcomes = Outcomes::new(&rules, direction, rule_set.defaults.of(direction), slots);
-    let services = services::build(&rules, ports, &mut outcomes, &mut shadows)?;
+    let services = services::build(
+        &rules,
+        ports,
+        layout.next_record(),
+        &mut outcomes,
+        &mut shadows,
+    )?;
+    layout.records(&services.runs());
     let addresses = addresses::build(&rules, &rule_set.sets);
-    let mut cells = cells::Packer::default();
-    let rows = addresses.rows(&rules, &services, &mut cells, &mut shadows)?;
+    let mut cells = cells::Packer::new(layout.next_u64());
+    let entries = addresses.entries(&rules, &services, &mut outcomes, &mut cells, &mut shadows)?;
+    layout.u64s(&cells.finish());
 
     let mut top = [0u32; header::LEN as usize];
     let mut set = |field: u32, value: u32| top[field as usize] = value;
@@ -192,19 +199,6 @@ fn tables(
         header::ESSENTIALS,
         essential_bits(&rule_set.essentials) | essential::FILTERED,
     );
-    set(header::RULE_COUNT, default);
-    set(header::RULES, layout.u32s(&outcomes.table()?));
-    set(
-        header::SERVICES,
-        layout.records(
-            &services
-                .services
-                .iter()
-                .map(|s| s.to_record())
-                .collect::<Vec<_>>(),
-        ),
-    );
-    set(header::PROTOCOLS, layout.u32s(&services.protocols));
     set(
         header::FLAGS_CLASSES,
         match &services.flags_classes {
@@ -212,20 +206,17 @@ fn tables(
             None => 0,
         },
     );
-    for (selector, table) in services.selectors.iter().enumerate() {
-        let selector = selector as u32;
-        set(header::FIRST_SERVICES + selector, table.first);
+    for (selector, table) in (0..).zip(&services.selectors) {
         for (upper, page) in (0..).zip(table.pages(layout)) {
-            set(header::PAGES + (selector << 8 | upper), page);
+            let at = header::PAGES + 2 * (selector << 8 | upper);
+            set(at, page.0 as u32);
+            set(at + 1, (page.0 >> 32) as u32);
         }
     }
-    let records: Vec<Record> = rows.iter().map(|row: &Row| row.to_record()).collect();
-    set(header::ROWS, layout.records(&records));
-    set(
-        header::CELLS,
-        layout.u64s(&cells.finish(services.classes.max(addresses.columns()))),
-    );
-    for (field, value) in (header::ADDRESS_TABLES..).zip(addresses.tables(layout)) {
+    for (field, service) in (header::PROTOCOLS..).zip(services.protocols(layout)) {
+        set(field, service);
+    }
+    for (field, value) in (header::ADDRESS_TABLES..).zip(addresses.tables(&entries, layout)) {
         set(field, value);
     }
     if let (Direction::Ingress, Some(vlans)) = (direction, &rule_set.vlans) {
@@ -236,7 +227,7 @@ fn tables(
         Direction::Egress => header::EGRESS,
     };
     layout.set_header(at, &top);
-    let shadowed = shadows.finish(&order, &services, &rows, default);
+    let shadowed = shadows.finish(&order, &services);
     Ok(Ranking { order, shadowed })
 }
 
@@ -295,17 +286,15 @@ impl Shadows {
         self.cell_winners.insert(rule);
     }
 
+    /// `order` has the index in the rule set of each rule.
     fn finish(
         self,
         order: &[usize],
         services: &services::Services,
-        rows: &[Row],
-        default: RuleNumber,
     ) -> BTreeMap<usize, BTreeSet<usize>> {
         let mut reached = self.cell_winners;
-        reached.extend(services.services.iter().map(|service| service.rule));
-        reached.extend(rows.iter().map(|row| row.rule));
-        (0..default)
+        reached.extend(services.winners());
+        (0..order.len() as RuleNumber)
             .filter(|rule| !reached.contains(rule))
             .map(|rule| {
                 let winners = self.losses.get(&rule).into_iter().flatten();

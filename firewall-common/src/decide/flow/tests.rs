@@ -585,6 +585,10 @@ impl Word for Interrupted {
         Word::swap(&self.0, from, to)
     }
 
+    fn set(&self, bits: u64) {
+        Word::set(&self.0, bits);
+    }
+
     fn barrier() {
         let (count, bucket) = INTERRUPT.get();
         INTERRUPT.set((count.wrapping_sub(1), bucket));
@@ -603,6 +607,10 @@ impl Flows for InterruptedTable {
 
     fn settings(&self) -> Option<&Settings> {
         Some(&self.1)
+    }
+
+    fn ports(&self) -> Option<&Ports<Interrupted>> {
+        None
     }
 
     fn bucket(&self, _: u32) -> Option<&Bucket<Interrupted>> {

@@ -15,14 +15,11 @@ use crate::decide::{Asked, Decision, beyond_rules};
 use crate::parse::{self, Fragment, Parsed, parse, protocol};
 use crate::tables::{HostTables, Limited, MaybeFlows, World};
 
-const ACCEPTED: Decision = Decision::Rule {
-    number: 0,
-    outcome: Outcome::new(true, false, 200),
-};
-const REFUSED: Decision = Decision::Drop(DropReason::NoRule);
-const GOES_ON: Decision = Decision::Pass(PassReason::Fragment);
-const DENIED: Decision = Decision::Drop(DropReason::FragmentDenied);
-const EARLY: Decision = Decision::Pass(PassReason::FragmentEarly);
+const ACCEPTED: Decision = Decision::by_rules(0, Outcome::new(true, false, 200));
+const REFUSED: Decision = Decision::dropped(DropReason::NoRule);
+const GOES_ON: Decision = Decision::passed(PassReason::Fragment);
+const DENIED: Decision = Decision::dropped(DropReason::FragmentDenied);
+const EARLY: Decision = Decision::passed(PassReason::FragmentEarly);
 
 /// A world of fragments alone, which lets in two early ones.
 #[derive(Default)]
@@ -93,7 +90,7 @@ impl Memory {
 
     /// Decides a later fragment, of which rules say nothing.
     fn later(&self, frame: &[u8]) -> Decision {
-        self.decide(frame, Decision::Drop(DropReason::FragmentLater))
+        self.decide(frame, Decision::dropped(DropReason::FragmentLater))
     }
 }
 
@@ -265,7 +262,7 @@ fn early_ones_are_limited_and_others_are_not() {
     let memory = Memory::default();
     assert_eq!(memory.later(&LATER.frame()), EARLY);
     assert_eq!(memory.later(&LATER.frame()), EARLY);
-    let limit = Decision::Drop(DropReason::FragmentLater);
+    let limit = Decision::dropped(DropReason::FragmentLater);
     assert_eq!(memory.later(&LATER.frame()), limit);
     assert_eq!(memory.decide(&FIRST.frame(), ACCEPTED), ACCEPTED);
     assert_eq!(memory.later(&LATER.frame()), GOES_ON);

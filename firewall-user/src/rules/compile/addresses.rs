@@ -1,20 +1,19 @@
-//! Address sets become rows: a row for each distinct combination of sets that some address is in, and the trees that
+//! Address sets become rows of cells: a row for each distinct combination of sets that some address is in, and the trees that
 //! lead from an address to its row.
 
 mod tree;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 
-use firewall_common::abi::image::Row;
+use firewall_common::abi::image::{Candidate, Entry, column};
 
 use super::cells::{Packer, SparseRow};
+use super::outcomes::Outcomes;
 use super::services::Services;
 use super::{CompileError, RuleNumber, Shadows, layout::Layout};
 use crate::rules::model::{AddressSet, Protocol, Rule, SetId};
 use tree::Address;
 
-/// Mark that tells a source's pair cells from its service cells.
-const PAIR_MARK: u32 = 1 << 31;
 /// Most pairs of a source and a destination row that rules with both may span.
 const MAX_PAIRS: usize = 1 << 22;
 
@@ -48,14 +47,15 @@ pub(super) fn build(rules: &[&Rule], sets: &[AddressSet]) -> Addresses {
 }
 
 impl Addresses {
-    /// All rows, with their cells packed: row 0, sources, destinations, pairs.
-    pub(super) fn rows(
+    /// Packs the cells of all rows. Returns where each begins: row 0, sources, destinations.
+    pub(super) fn entries(
         &self,
         rules: &[&Rule],
         services: &Services,
+        outcomes: &mut Outcomes<'_, '_>,
         packer: &mut Packer,
         shadows: &mut Shadows,
-    ) -> Result<Vec<Row>, CompileError> {
+    ) -> Result<Vec<Entry>, CompileError> {
         let mut by_from: HashMap<SetId, Vec<RuleNumber>> = HashMap::new();
         let mut by_to: HashMap<SetId, Vec<RuleNumber>> = HashMap::new();
         let mut pairs: BTreeMap<(u32, u32), Vec<RuleNumber>> = BTreeMap::new();
@@ -80,76 +80,71 @@ impl Addresses {
         let mut rows = Rows {
             rules,
             services,
+            outcomes,
             shadows,
-            sparse: Vec::new(),
-            defaults: vec![RuleNumber::MAX],
+            sparse: vec![SparseRow::new()],
         };
-        rows.side(&self.source, &by_from);
-        rows.side(&self.destination, &by_to);
+        rows.side(&self.source, &by_from)?;
+        rows.side(&self.destination, &by_to)?;
+        let own = rows.sparse.len();
 
-        // Pairs of rows in which the same rules match share a row.
-        let mut pair_rows: HashMap<Vec<RuleNumber>, u32> = HashMap::new();
-        let mut pair_cells: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
+        // Pairs of rows in which the same rules match share a row. A destination's column is its row's number.
+        let mut pair_rows: HashMap<Vec<RuleNumber>, usize> = HashMap::new();
+        let mut pair_cells: BTreeMap<u32, Vec<(u32, usize)>> = BTreeMap::new();
         for ((source, destination), matching) in pairs {
-            let next = rows.defaults.len() as u32;
+            let next = rows.sparse.len();
             let row = *pair_rows.entry(matching.clone()).or_insert(next);
             if row == next {
-                rows.add(&matching);
+                rows.add(&matching)?;
             }
-            pair_cells
-                .entry(source)
-                .or_default()
-                .push((destination, row));
+            let cells = pair_cells.entry(source).or_default();
+            cells.push((destination, row));
+            rows.sparse[destination as usize]
+                .insert(column::PAIR, Candidate::of_value(destination));
+            // Where its pairs begin is known when they are packed.
+            rows.sparse[source as usize].insert(column::PAIR, Candidate::of_value(0));
         }
+        let sparse = rows.sparse;
+        let starts = packer.pack(&sparse, services.columns)?;
+        let entry = |row: usize| Entry::row(starts[row], sparse[row].contains_key(&column::PAIR));
 
-        let starts = packer.pack(&rows.sparse)?;
-        let mut finished: Vec<Row> = std::iter::once(0)
-            .chain(starts)
-            .zip(&rows.defaults)
-            .enumerate()
-            .map(|(number, (cells, &rule))| Row {
-                cells,
-                rule,
-                pair_cells: 0,
-                pair: if self.destination.has_row(number as u32) {
-                    number as u32
-                } else {
-                    0
-                },
+        let of_pairs: Vec<SparseRow> = pair_cells
+            .values()
+            .map(|cells| {
+                let cell = |&(destination, row): &(u32, usize)| {
+                    (destination, Candidate::of_value(entry(row).0))
+                };
+                cells.iter().map(cell).collect()
             })
             .collect();
-        let sparse: Vec<SparseRow> = pair_cells
-            .iter()
-            .map(|(&source, cells)| SparseRow {
-                mark: source | PAIR_MARK,
-                cells: cells.clone(),
-            })
-            .collect();
-        for (row, start) in sparse.iter().zip(packer.pack(&sparse)?) {
-            let source = &mut finished[(row.mark & !PAIR_MARK) as usize];
-            source.pair = row.mark;
-            source.pair_cells = start;
+        let pairs_at = packer.pack(&of_pairs, own as u32)?;
+        for (&source, at) in pair_cells.keys().zip(pairs_at) {
+            let start = starts[source as usize];
+            packer.set(
+                start,
+                column::PAIR,
+                Candidate::of_value(at).in_column(column::PAIR),
+            );
         }
-        Ok(finished)
+        Ok((0..own).map(entry).collect())
     }
 
-    /// Appends the address tables, returns their fields in the order of the header.
-    pub(super) fn tables(&self, layout: &mut Layout) -> impl Iterator<Item = u32> + use<> {
+    /// Appends the address tables, whose rows have these `entries`, and returns their fields in the order of the header.
+    pub(super) fn tables(
+        &self,
+        entries: &[Entry],
+        layout: &mut Layout,
+    ) -> impl Iterator<Item = u32> + use<> {
         let tables = [
-            tree::append(&self.source.v4, layout),
-            tree::append(&self.destination.v4, layout),
-            tree::append(&self.source.v6, layout),
-            tree::append(&self.destination.v6, layout),
+            tree::append(&self.source.v4, entries, layout),
+            tree::append(&self.destination.v4, entries, layout),
+            tree::append(&self.source.v6, entries, layout),
+            tree::append(&self.destination.v6, entries, layout),
         ];
         tables
             .into_iter()
             .flat_map(|table| table.to_line().words)
             .flat_map(|word| [word as u32, (word >> 32) as u32])
-    }
-
-    /// Columns that a look-up in the cells may ask for beyond a row's start.
-    pub(super) fn columns(&self) -> u32 {
-        self.destination.first_row + self.destination.members.len() as u32
     }
 }
 
@@ -177,10 +172,6 @@ impl Side {
             .zip(self.first_row..)
             .filter(move |(sets, _)| sets.binary_search(&set).is_ok())
             .map(|(_, row)| row)
-    }
-
-    fn has_row(&self, row: u32) -> bool {
-        (self.first_row..self.first_row + self.members.len() as u32).contains(&row)
     }
 }
 
@@ -252,18 +243,21 @@ fn sweep<'a, A: Address + 'a>(
     cuts
 }
 
-/// Rows under construction.
-struct Rows<'a> {
+/// Rows under construction, row 0 first.
+struct Rows<'a, 'b, 'c> {
     rules: &'a [&'a Rule],
     services: &'a Services,
+    outcomes: &'a mut Outcomes<'b, 'c>,
     shadows: &'a mut Shadows,
     sparse: Vec<SparseRow>,
-    /// For each row the first rule that needs no service, row 0 first.
-    defaults: Vec<RuleNumber>,
 }
 
-impl Rows<'_> {
-    fn side(&mut self, side: &Side, rules_of: &HashMap<SetId, Vec<RuleNumber>>) {
+impl Rows<'_, '_, '_> {
+    fn side(
+        &mut self,
+        side: &Side,
+        rules_of: &HashMap<SetId, Vec<RuleNumber>>,
+    ) -> Result<(), CompileError> {
         for sets in &side.members {
             let mut matching: Vec<RuleNumber> = sets
                 .iter()
@@ -272,49 +266,43 @@ impl Rows<'_> {
                 .copied()
                 .collect();
             matching.sort_unstable();
-            self.add(&matching);
+            self.add(&matching)?;
         }
+        Ok(())
     }
 
     /// Adds the row in which `matching` rules (ascending) match.
-    fn add(&mut self, matching: &[RuleNumber]) {
+    fn add(&mut self, matching: &[RuleNumber]) -> Result<(), CompileError> {
+        let mut row = SparseRow::new();
         let is_any = |rule: RuleNumber| self.rules[rule as usize].protocol == Protocol::Any;
-        let default = matching
-            .iter()
-            .copied()
-            .find(|&rule| is_any(rule))
-            .unwrap_or(RuleNumber::MAX);
-        let mut cells: BTreeMap<u32, RuleNumber> = BTreeMap::new();
+        let always = matching.iter().copied().find(|&rule| is_any(rule));
+        if let Some(rule) = always {
+            row.insert(column::ALWAYS, self.outcomes.candidate(rule)?);
+            self.shadows.won(rule);
+        }
         for &rule in matching {
-            if rule > default {
-                self.shadows.lost(rule, default);
-                continue;
+            match always {
+                Some(winner) if rule > winner => {
+                    self.shadows.lost(rule, winner);
+                    continue;
+                }
+                Some(winner) if rule == winner => continue,
+                _ => {}
             }
-            if rule == default {
-                continue;
-            }
-            for &class in self
-                .services
-                .classes_of_rule
-                .get(&rule)
-                .into_iter()
-                .flatten()
-            {
-                match cells.entry(class) {
-                    std::collections::btree_map::Entry::Vacant(vacant) => {
-                        vacant.insert(rule);
+            let columns = self.services.columns_of_rule.get(&rule);
+            for &column in columns.into_iter().flatten() {
+                match row.entry(column) {
+                    btree_map::Entry::Vacant(vacant) => {
+                        vacant.insert(self.outcomes.candidate(rule)?);
                         self.shadows.won(rule);
                     }
-                    std::collections::btree_map::Entry::Occupied(winner) => {
-                        self.shadows.lost(rule, *winner.get());
+                    btree_map::Entry::Occupied(winner) => {
+                        self.shadows.lost(rule, winner.get().number());
                     }
                 }
             }
         }
-        self.sparse.push(SparseRow {
-            mark: self.defaults.len() as u32,
-            cells: cells.into_iter().collect(),
-        });
-        self.defaults.push(default);
+        self.sparse.push(row);
+        Ok(())
     }
 }

@@ -1,88 +1,120 @@
 //! Cells: rows of a sparse table, laid over each other so that each fills the others' gaps.
 //!
-//! Tarjan & Yao, "Storing a Sparse Table", CACM 22(11), 1979: first fit, fullest rows first. A cell carries its row's
-//! mark, so a look into a gap, where another row's cell may lie, is told from a hit. The memory is that of the cells
-//! that say something, not that of the cross product.
+//! Tarjan & Yao, "Storing a Sparse Table", CACM 22(11), 1979: first fit, fullest rows first. A cell says its column, and no
+//! two rows begin at the same cell, so a look into a gap, where another row's cell may lie, is told from a hit. The memory
+//! is that of the cells that say something, not that of the cross product.
+
+use std::collections::{BTreeMap, HashSet};
+
+use firewall_common::abi::image::{Candidate, column};
 
 use super::CompileError;
 
-/// Most cells of one image: with 8 bytes each, half of the largest image.
+/// Most cells of one image: with 8 bytes each, a quarter of the largest image.
 const MAX_CELLS: usize = 1 << 22;
 
-/// A row to be packed: values by column, columns ascending.
-pub(super) struct SparseRow {
-    /// Mark of the row, unique among all rows and not 0.
-    pub(super) mark: u32,
-    /// Column and value.
-    pub(super) cells: Vec<(u32, u32)>,
-}
+/// A row to be packed, by column.
+pub(super) type SparseRow = BTreeMap<u32, Candidate>;
 
 /// The packed cells.
-#[derive(Default)]
 pub(super) struct Packer {
-    cells: Vec<u64>,
+    /// Index of the first cell in the image.
+    first: u32,
+    cells: Vec<Candidate>,
+    /// Where rows begin.
+    starts: HashSet<usize>,
     /// No free cell lies before this one.
     first_free: usize,
+    /// Columns behind the start of a row that may be looked at.
+    columns: u32,
 }
 
 impl Packer {
-    /// Packs `rows`, returns where each starts, in their order.
-    pub(super) fn pack(&mut self, rows: &[SparseRow]) -> Result<Vec<u32>, CompileError> {
-        let total: usize = rows.iter().map(|row| row.cells.len()).sum();
-        if total > MAX_CELLS {
+    /// For cells that begin at index (`u64`) `first` of the image. The first of them begins the row that has no cells,
+    /// which no other row may share.
+    pub(super) fn new(first: u32) -> Self {
+        Self {
+            first,
+            cells: Vec::new(),
+            starts: HashSet::from([0]),
+            first_free: 0,
+            columns: 0,
+        }
+    }
+
+    /// Packs `rows`, whose columns are below `columns`, and returns the index at which each begins, in their order.
+    pub(super) fn pack(
+        &mut self,
+        rows: &[SparseRow],
+        columns: u32,
+    ) -> Result<Vec<u32>, CompileError> {
+        let total: usize = rows.iter().map(BTreeMap::len).sum();
+        if self.cells.len() + total > MAX_CELLS || columns > column::NONE {
             return Err(CompileError::TooManyCells { limit: MAX_CELLS });
         }
+        self.columns = self.columns.max(columns);
         let mut fullest_first: Vec<usize> = (0..rows.len()).collect();
-        fullest_first.sort_by_key(|&index| std::cmp::Reverse(rows[index].cells.len()));
+        fullest_first.sort_by_key(|&index| std::cmp::Reverse(rows[index].len()));
         let mut starts = vec![0; rows.len()];
         for index in fullest_first {
-            starts[index] = self.place(&rows[index]);
+            starts[index] = self.first + self.place(&rows[index]) as u32;
         }
         Ok(starts)
     }
 
-    /// All cells, with room behind the last row for a look at any of `columns` columns.
-    pub(super) fn finish(mut self, columns: u32) -> Vec<u64> {
-        let length = self.cells.len() + columns as usize + 1;
-        self.cells.resize(length, 0);
-        self.cells
+    /// Changes the cell in this column of the row that begins at index `start`.
+    pub(super) fn set(&mut self, start: u32, column: u32, candidate: Candidate) {
+        let cell = &mut self.cells[(start - self.first + column) as usize];
+        debug_assert!(cell.is_in(column), "a cell of another row");
+        *cell = candidate.in_column(column);
     }
 
-    fn place(&mut self, row: &SparseRow) -> u32 {
-        let Some(&(first_column, _)) = row.cells.first() else {
+    /// All cells, with room behind the last row for a look at any column.
+    pub(super) fn finish(mut self) -> Vec<u64> {
+        let length = self.cells.len() + self.columns as usize + 1;
+        self.cells.resize(length, Candidate::NONE);
+        self.cells.into_iter().map(|cell| cell.0).collect()
+    }
+
+    fn place(&mut self, row: &SparseRow) -> usize {
+        let Some((&first_column, _)) = row.first_key_value() else {
             return 0;
         };
-        let mut slot = self.first_free.max(first_column as usize);
+        let first_column = first_column as usize;
+        let mut slot = self.first_free.max(first_column);
         let start = loop {
             slot = self.free_from(slot);
-            let start = slot - first_column as usize;
-            let fits = row
-                .cells
-                .iter()
-                .all(|&(column, _)| self.is_free(start + column as usize));
+            let start = slot - first_column;
+            let fits = !self.starts.contains(&start)
+                && row
+                    .keys()
+                    .all(|&column| self.is_free(start + column as usize));
             if fits {
                 break start;
             }
             slot += 1;
         };
-        for &(column, value) in &row.cells {
+        self.starts.insert(start);
+        for (&column, candidate) in row {
             let at = start + column as usize;
             if at >= self.cells.len() {
-                self.cells.resize(at + 1, 0);
+                self.cells.resize(at + 1, Candidate::NONE);
             }
-            self.cells[at] = u64::from(row.mark) | u64::from(value) << 32;
+            self.cells[at] = candidate.in_column(column);
         }
         self.first_free = self.free_from(self.first_free);
-        start as u32
+        start
     }
 
     fn is_free(&self, slot: usize) -> bool {
-        self.cells.get(slot).is_none_or(|&cell| cell == 0)
+        self.cells
+            .get(slot)
+            .is_none_or(|&cell| cell == Candidate::NONE)
     }
 
     fn free_from(&self, slot: usize) -> usize {
-        let taken = self.cells.iter().skip(slot).take_while(|&&cell| cell != 0);
-        slot + taken.count()
+        let taken = self.cells.iter().skip(slot);
+        slot + taken.take_while(|&&cell| cell != Candidate::NONE).count()
     }
 }
 
@@ -90,30 +122,33 @@ impl Packer {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeMap;
+
+    const FIRST: u32 = 1_000;
 
     proptest! {
         #[test]
         fn every_cell_is_found_and_no_gap_is_mistaken(
             rows in prop::collection::vec(prop::collection::btree_map(0u32..50, any::<u32>(), 0..20), 1..40)
         ) {
-            let sparse: Vec<SparseRow> = rows.iter().enumerate()
-                .map(|(index, cells)| SparseRow {
-                    mark: index as u32 + 1,
-                    cells: cells.iter().map(|(&column, &value)| (column, value)).collect(),
-                })
+            let rows: Vec<SparseRow> = rows.into_iter()
+                .map(|row| row.into_iter().map(|(column, value)| (column, Candidate::of_value(value))).collect())
                 .collect();
-            let mut packer = Packer::default();
-            let starts = packer.pack(&sparse).unwrap();
-            let cells = packer.finish(50);
-            for (index, row) in rows.iter().enumerate() {
-                let found: BTreeMap<u32, u32> = (0..50)
-                    .filter_map(|column| {
-                        let cell = cells[(starts[index] + column) as usize];
-                        (cell as u32 == index as u32 + 1).then_some((column, (cell >> 32) as u32))
-                    })
-                    .collect();
-                prop_assert_eq!(&found, row);
+            let mut packer = Packer::new(FIRST);
+            let (some, others) = rows.split_at(rows.len() / 2);
+            let mut starts = packer.pack(some, 50).unwrap();
+            starts.extend(packer.pack(others, 50).unwrap());
+            starts.extend(packer.pack(&[SparseRow::new()], 50).unwrap());
+            let cells = packer.finish();
+            let found = |start: u32| -> SparseRow {
+                (0..50)
+                    .map(|column| (column, Candidate(cells[(start - FIRST + column) as usize])))
+                    .filter(|(column, cell)| cell.is_in(*column))
+                    .map(|(column, cell)| (column, Candidate::of_value(cell.value())))
+                    .collect()
+            };
+            let empty = SparseRow::new();
+            for (row, start) in rows.iter().chain([&empty]).zip(starts) {
+                prop_assert_eq!(&found(start), row);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use firewall_common::abi::image::{Line, Record, header};
 
-/// An image under construction. `u32` indices are enough: the largest image has 2^25 `u16`s.
+/// An image under construction. `u32` indices are enough: the largest image has 2^27 bytes.
 pub(super) struct Layout {
     words: Vec<u64>,
 }
@@ -13,6 +13,16 @@ impl Layout {
         Self {
             words: vec![0; header::BOTH as usize / 2],
         }
+    }
+
+    /// Appends `bytes`, returns their index.
+    pub(super) fn bytes(&mut self, bytes: &[u8]) -> u32 {
+        self.append(bytes.chunks(8).map(|chunk| {
+            let lanes = chunk.iter().enumerate();
+            lanes.fold(0, |word, (lane, &value)| {
+                word | u64::from(value) << (8 * lane)
+            })
+        })) * 8
     }
 
     /// Appends `values`, returns their `u16` index.
@@ -33,6 +43,17 @@ impl Layout {
                 word | u64::from(value) << (32 * lane)
             })
         })) * 2
+    }
+
+    /// The index that the next `u64` gets.
+    pub(super) fn next_u64(&self) -> u32 {
+        self.words.len() as u32
+    }
+
+    /// The index that the next record gets.
+    pub(super) fn next_record(&mut self) -> u32 {
+        self.align(2);
+        self.words.len() as u32 / 2
     }
 
     /// Appends `values`, returns their `u64` index.

@@ -1,6 +1,6 @@
 //! What each decision does, and where it is counted.
 
-use firewall_common::abi::image::Outcome;
+use firewall_common::abi::image::{Candidate, Outcome};
 use firewall_common::abi::reason::{DropReason, PassReason};
 
 use super::RuleNumber;
@@ -31,8 +31,13 @@ impl<'a, 's> Outcomes<'a, 's> {
         }
     }
 
+    /// The rule, or the default, as a candidate.
+    pub(super) fn candidate(&mut self, rule: RuleNumber) -> Result<Candidate, TooMany> {
+        Ok(Candidate::new(rule, self.anywhere(rule)?))
+    }
+
     /// What the rule does where its port may be any; an ingress rule with one port tells it all the same.
-    pub(super) fn anywhere(&mut self, rule: RuleNumber) -> Result<Outcome, TooMany> {
+    fn anywhere(&mut self, rule: RuleNumber) -> Result<Outcome, TooMany> {
         let Some(decided) = self.rules.get(rule as usize) else {
             return Ok(self.default());
         };
@@ -62,6 +67,7 @@ impl<'a, 's> Outcomes<'a, 's> {
             (Direction::Egress, Action::Accept) => pass(PassReason::EgressDefault),
             (Direction::Egress, Action::Drop) => drop(DropReason::EgressNoRule),
         }
+        .by_default()
     }
 
     /// What the rule, or the default, does to what arrives for a named port.
@@ -86,19 +92,21 @@ impl<'a, 's> Outcomes<'a, 's> {
                 Action::Drop => (Subject::DroppedAtPort(protocol, port), Action::Drop, false),
             },
         };
+        let is_default = matches!(
+            subject,
+            Subject::AcceptedAtPort(..) | Subject::DroppedAtPort(..)
+        );
         let slot = self.slots.slot(subject)?;
-        Ok(Outcome::new(action == Action::Accept, log, slot).saying_port())
+        let outcome = Outcome::new(action == Action::Accept, log, slot).saying_port();
+        Ok(if is_default {
+            outcome.by_default()
+        } else {
+            outcome
+        })
     }
 
     /// The slot of a port's hits by outcomes that do not tell the port.
     pub(super) fn hits(&mut self, protocol: u8, port: u16) -> Result<u32, TooMany> {
         self.slots.slot(Subject::Port(protocol, port))
-    }
-
-    /// The outcome of every rule, and the default's behind them.
-    pub(super) fn table(&mut self) -> Result<Vec<u32>, TooMany> {
-        (0..=self.rules.len() as RuleNumber)
-            .map(|rule| Ok(self.anywhere(rule)?.0))
-            .collect()
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use firewall_common::abi::image::{Outcome, SELECTORS, Service};
+use firewall_common::abi::image::{Candidate, Class, Page, Record, SELECTORS, Service, column};
 use firewall_common::parse::protocol;
 
 use super::{CompileError, RuleNumber, Shadows, layout::Layout, outcomes::Outcomes};
@@ -24,41 +24,74 @@ const MAX_FLAG_CONDITIONS: usize = 64;
 
 /// All services of a rule set.
 pub(super) struct Services {
-    /// The services, referred to by index.
-    pub(super) services: Vec<Service>,
+    /// Runs of services by flags class, one behind the other.
+    runs: Vec<Service>,
     /// Service of each protocol number; for protocols with a selector that of values that no rule names.
-    pub(super) protocols: Vec<u32>,
+    protocols: Vec<Service>,
     /// Services by selector value.
     pub(super) selectors: Vec<SelectorTable>,
     /// Flags class of each TCP flags byte, if any rule asks for flags.
     pub(super) flags_classes: Option<Vec<u16>>,
-    /// Number of classes, class 0 included.
-    pub(super) classes: u32,
-    /// Classes in which each rule can win.
-    pub(super) classes_of_rule: HashMap<RuleNumber, Vec<u32>>,
+    /// Number of columns that the classes take in the cells.
+    pub(super) columns: u32,
+    /// Columns in which each rule can win.
+    pub(super) columns_of_rule: HashMap<RuleNumber, Vec<u32>>,
+}
+
+impl Services {
+    /// The runs, as a table.
+    pub(super) fn runs(&self) -> Vec<Record> {
+        records(&self.runs)
+    }
+
+    /// Appends the services of all protocols, and returns the index of each.
+    pub(super) fn protocols(&self, layout: &mut Layout) -> Vec<u32> {
+        let mut known = HashMap::new();
+        let index_of = |&service: &Service| {
+            *known
+                .entry(service)
+                .or_insert_with(|| layout.records(&records(&[service])))
+        };
+        self.protocols.iter().map(index_of).collect()
+    }
+
+    /// The rules, and perhaps the default, that decide where no address does.
+    pub(super) fn winners(&self) -> impl Iterator<Item = RuleNumber> {
+        let by_value = self.selectors.iter().flat_map(|table| &table.ranges);
+        let all = by_value.map(|(_, _, service)| service).chain(&self.runs);
+        all.chain(&self.protocols)
+            .map(|service| service.candidate.number())
+    }
 }
 
 /// Services of one protocol by port or ICMP type and code.
 pub(super) struct SelectorTable {
-    /// Index of the first service of the protocol.
-    pub(super) first: u32,
-    /// Inclusive ranges of values that have the same service, ascending, covering all values; service relative to `first`.
-    ranges: Vec<(u16, u16, u16)>,
+    /// The service of values that nothing names.
+    unnamed: Service,
+    /// Inclusive ranges of values that have the same service, ascending, covering all values.
+    ranges: Vec<(u16, u16, Service)>,
 }
 
 impl SelectorTable {
-    /// Appends the pages, returns the `u16` index of each of the 256; equal ones are one.
-    pub(super) fn pages(&self, layout: &mut Layout) -> Vec<u32> {
-        let mut known: HashMap<[u16; 256], u32> = HashMap::new();
+    /// Appends the pages with their services, and returns all 256; equal ones are one.
+    pub(super) fn pages(&self, layout: &mut Layout) -> Vec<Page> {
+        let mut known: HashMap<(Vec<u8>, Vec<Service>), Page> = HashMap::new();
         let mut ranges = self.ranges.iter().peekable();
         (0..=u8::MAX)
             .map(|upper| {
                 let (low, high) = (u16::from(upper) << 8, u16::from(upper) << 8 | 0xff);
-                let mut page = [0u16; 256];
+                let mut bytes = vec![0; 256];
+                let mut services: Vec<Service> = Vec::new();
+                let mut numbers: HashMap<Service, u8> = HashMap::new();
                 // Ranges cover all values, so there is one for every page, and the last may reach into the next.
                 while let Some(&&(first, last, service)) = ranges.peek() {
                     let (first, end) = (first.max(low), last.min(high));
-                    page[usize::from(first - low)..=usize::from(end - low)].fill(service);
+                    let number = *numbers.entry(service).or_insert_with(|| {
+                        services.push(service);
+                        // A page has 256 values, and no more services.
+                        (services.len() - 1) as u8
+                    });
+                    bytes[usize::from(first - low)..=usize::from(end - low)].fill(number);
                     if last > high {
                         break;
                     }
@@ -67,10 +100,18 @@ impl SelectorTable {
                         break;
                     }
                 }
-                *known.entry(page).or_insert_with(|| layout.u16s(&page))
+                *known
+                    .entry((bytes, services))
+                    .or_insert_with_key(|(bytes, services)| {
+                        Page::new(layout.bytes(bytes), layout.records(&records(services)))
+                    })
             })
             .collect()
     }
+}
+
+fn records(services: &[Service]) -> Vec<Record> {
+    services.iter().map(|one| one.to_record()).collect()
 }
 
 /// Every port that a rule names, once: protocol and port.
@@ -87,10 +128,12 @@ pub(super) fn named_ports<'a>(rules: impl Iterator<Item = &'a Rule>) -> Vec<(u8,
     named.into_iter().collect()
 }
 
-/// Builds the services; `ports` are those whose packets are counted by port.
+/// Builds the services, whose runs will begin at index (record) `runs_at` of the image; `ports` are those whose packets are
+/// counted by port.
 pub(super) fn build(
     rules: &[&Rule],
     ports: &[(u8, u16)],
+    runs_at: u32,
     outcomes: &mut Outcomes<'_, '_>,
     shadows: &mut Shadows,
 ) -> Result<Services, CompileError> {
@@ -100,11 +143,10 @@ pub(super) fn build(
         flags: &flags,
         outcomes,
         shadows,
-        services: Vec::new(),
-        known: HashMap::new(),
-        variants: Vec::new(),
+        runs_at,
+        runs: Vec::new(),
         known_runs: HashMap::new(),
-        classes: HashMap::from([(Vec::new(), 0)]),
+        classes: HashMap::new(),
         first_any_with_address: rules
             .iter()
             .position(|rule| rule.protocol == Protocol::Any && has_address(rule))
@@ -118,26 +160,25 @@ pub(super) fn build(
         .map(|number| {
             let selector = SELECTOR_PROTOCOLS.iter().position(|&known| known == number);
             match selector {
-                Some(selector) => Ok(selectors[selector].first),
+                Some(selector) => Ok(selectors[selector].unnamed),
                 None => builder.protocol(number),
             }
         })
         .collect::<Result<_, _>>()?;
-    builder.join_variants();
-    let classes = builder.classes.len() as u32;
-    let mut classes_of_rule: HashMap<RuleNumber, Vec<u32>> = HashMap::new();
-    for (class_rules, &class) in &builder.classes {
+    let columns = column::FIRST_CLASS + builder.classes.len() as u32;
+    let mut columns_of_rule: HashMap<RuleNumber, Vec<u32>> = HashMap::new();
+    for (class_rules, &column) in &builder.classes {
         for &rule in class_rules {
-            classes_of_rule.entry(rule).or_default().push(class);
+            columns_of_rule.entry(rule).or_default().push(column);
         }
     }
     Ok(Services {
-        services: builder.services,
+        runs: builder.runs,
         protocols,
         selectors,
         flags_classes: flags.classes(),
-        classes,
-        classes_of_rule,
+        columns,
+        columns_of_rule,
     })
 }
 
@@ -150,32 +191,28 @@ struct Builder<'a, 'b, 'c> {
     flags: &'a Flags,
     outcomes: &'a mut Outcomes<'b, 'c>,
     shadows: &'a mut Shadows,
-    services: Vec<Service>,
-    known: HashMap<Service, u32>,
-    /// Services by flags class, in runs.
-    variants: Vec<Service>,
+    /// Index of the first run in the image.
+    runs_at: u32,
+    runs: Vec<Service>,
     known_runs: HashMap<Vec<Service>, u32>,
+    /// Columns of the rules that name a service together with addresses.
     classes: HashMap<Vec<RuleNumber>, u32>,
     first_any_with_address: RuleNumber,
 }
 
 impl Builder<'_, '_, '_> {
     /// The service of a protocol without selector.
-    fn protocol(&mut self, number: u8) -> Result<u32, TooMany> {
+    fn protocol(&mut self, number: u8) -> Result<Service, TooMany> {
         let active: Vec<RuleNumber> = self
             .numbered()
             .filter(|(_, rule)| covers_protocol(rule, number))
             .map(|(index, _)| index)
             .collect();
-        let service = self.describe(&active)?;
-        Ok(self.intern(service))
+        self.describe(&active)
     }
 
     /// The services of a protocol with selector, by a sweep over the values at which some rule begins or ends.
     fn selector(&mut self, number: u8, ports: &[(u8, u16)]) -> Result<SelectorTable, TooMany> {
-        // Each protocol's services stand together, so that 16 bits name one of them.
-        self.known.clear();
-        let first = self.services.len() as u32;
         let mut active: BTreeSet<RuleNumber> = BTreeSet::new();
         let mut edges: BTreeMap<u32, Vec<(RuleNumber, bool)>> = BTreeMap::new();
         for (index, rule) in self.numbered() {
@@ -191,10 +228,8 @@ impl Builder<'_, '_, '_> {
                 edges.entry(high + 1).or_default().push((index, false));
             }
         }
-        // The values that nothing names get the first service, so that their pages are all zero.
         let unnamed: Vec<RuleNumber> = active.iter().copied().collect();
-        let service = self.describe(&unnamed)?;
-        self.intern(service);
+        let unnamed = self.describe(&unnamed)?;
 
         let mut ranges = Vec::new();
         let mut low = 0;
@@ -211,12 +246,11 @@ impl Builder<'_, '_, '_> {
                     &ports[begin..end]
                 };
                 if counted.is_empty() {
-                    ranges.push((from, to, (self.intern(service) - first) as u16));
+                    ranges.push((from, to, service));
                 }
                 for &(_, port) in counted {
                     let service = self.counted(service, number, port)?;
-                    let service = self.intern(service);
-                    ranges.push((port, port, (service - first) as u16));
+                    ranges.push((port, port, service));
                 }
                 low = edge;
             }
@@ -229,26 +263,25 @@ impl Builder<'_, '_, '_> {
             }
         }
         merge(&mut ranges);
-        Ok(SelectorTable { first, ranges })
+        Ok(SelectorTable { unnamed, ranges })
     }
 
     /// The service with the counters of a named port.
     fn counted(&mut self, service: Service, protocol: u8, port: u16) -> Result<Service, TooMany> {
-        let by_flags = service.outcome.by_flags();
-        let outcome = if by_flags {
-            service.outcome
-        } else {
-            let outcome = self.outcomes.at_port(service.rule, protocol, port)?;
-            finality(outcome, service.outcome.is_final())
-        };
+        if service.class.run().is_some() {
+            let hits = self.outcomes.hits(protocol, port)?;
+            return Ok(Service { hits, ..service });
+        }
+        let number = service.candidate.number();
+        let outcome = self.outcomes.at_port(number, protocol, port)?;
         // Only another decision than the service's own can fail to tell the port.
-        let hits = if by_flags || !outcome.is_final() {
-            self.outcomes.hits(protocol, port)?
-        } else {
+        let hits = if service.class.is_final() {
             0
+        } else {
+            self.outcomes.hits(protocol, port)?
         };
         Ok(Service {
-            outcome,
+            candidate: Candidate::new(number, outcome),
             hits,
             ..service
         })
@@ -272,29 +305,16 @@ impl Builder<'_, '_, '_> {
                 self.resolve(&matching)
             })
             .collect::<Result<_, _>>()?;
-        let next = self.variants.len() as u32;
+        let next = self.runs_at + self.runs.len() as u32;
         let run = *self.known_runs.entry(variants.clone()).or_insert(next);
         if run == next {
-            self.variants.extend(variants);
+            self.runs.extend(variants);
         }
-        let default = self.rules.len() as RuleNumber;
         Ok(Service {
-            class: run,
-            rule: default,
-            outcome: self.outcomes.anywhere(default)?.asking_flags(),
+            candidate: self.outcomes.candidate(self.rules.len() as RuleNumber)?,
+            class: Class::by_flags(run),
             hits: 0,
         })
-    }
-
-    /// Puts the variants behind the services proper, which 16 bits must be able to name.
-    fn join_variants(&mut self) {
-        let base = self.services.len() as u32;
-        for service in &mut self.services {
-            if service.outcome.by_flags() {
-                service.class += base;
-            }
-        }
-        self.services.append(&mut self.variants);
     }
 
     /// What `active` rules (ascending) amount to.
@@ -315,24 +335,19 @@ impl Builder<'_, '_, '_> {
             .take_while(|&candidate| candidate < rule)
             .filter(|&candidate| self.rule(candidate).protocol != Protocol::Any)
             .collect();
-        let next = self.classes.len() as u32;
-        let class = *self.classes.entry(class).or_insert(next);
-        let is_final = class == 0 && rule < self.first_any_with_address;
+        let class = if !class.is_empty() {
+            let next = column::FIRST_CLASS + self.classes.len() as u32;
+            Class::column(*self.classes.entry(class).or_insert(next))
+        } else if rule < self.first_any_with_address {
+            Class::finally()
+        } else {
+            Class::column(column::ALWAYS)
+        };
         Ok(Service {
+            candidate: self.outcomes.candidate(rule)?,
             class,
-            rule,
-            outcome: finality(self.outcomes.anywhere(rule)?, is_final),
             hits: 0,
         })
-    }
-
-    fn intern(&mut self, service: Service) -> u32 {
-        let next = self.services.len() as u32;
-        let index = *self.known.entry(service).or_insert(next);
-        if index == next {
-            self.services.push(service);
-        }
-        index
     }
 
     fn rule(&self, number: RuleNumber) -> &Rule {
@@ -345,10 +360,6 @@ impl Builder<'_, '_, '_> {
             .enumerate()
             .map(|(index, &rule)| (index as RuleNumber, rule))
     }
-}
-
-const fn finality(outcome: Outcome, is_final: bool) -> Outcome {
-    if is_final { outcome.finally() } else { outcome }
 }
 
 fn covers_protocol(rule: &Rule, number: u8) -> bool {
@@ -378,7 +389,7 @@ fn value_ranges(rule: &Rule) -> Option<Vec<(u32, u32)>> {
 }
 
 /// Joins neighbours with the same service.
-fn merge(ranges: &mut Vec<(u16, u16, u16)>) {
+fn merge(ranges: &mut Vec<(u16, u16, Service)>) {
     ranges.dedup_by(|next, previous| {
         let same = next.2 == previous.2;
         if same {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use firewall_common::abi::image::{Outcome, Selector, header};
 use firewall_common::abi::reason::{DropReason, PassReason};
-use firewall_common::decide::{Decision, classify};
+use firewall_common::decide::{Cause, classify};
 use firewall_common::parse::{Addresses, Fragment, Packet, Transport, Upper, protocol};
 use firewall_common::tables::{HostWorld, Tables as _, World};
 use proptest::prelude::*;
@@ -207,9 +207,9 @@ fn by_tables(compiled: &Compiled, direction: Direction, packet: &Packet) -> Foun
     });
     let decision = classify::decide(packet, at(direction), &world.tables().unwrap(), &world)
         .expect("tables are consistent");
-    let rule = match decision {
-        Decision::Rule { number, .. } => Some(compiled.ranking(direction).order[number as usize]),
-        Decision::Default { .. } => None,
+    let rule = match decision.cause() {
+        Cause::Rule(number) => Some(compiled.ranking(direction).order[number as usize]),
+        Cause::Default => None,
         other => panic!("{other:?} is not the rules' to say"),
     };
     let mut counted = counted.take();

@@ -62,12 +62,16 @@ impl Address for u128 {
 }
 
 /// Appends the table of `ranges` (first address and row of each, covering the whole space from 0), which is empty if
-/// there are none.
-pub(super) fn append<A: Address>(ranges: &[(A, u32)], layout: &mut Layout) -> AddressTable {
+/// there are none. `entries` has that of each row.
+pub(super) fn append<A: Address>(
+    ranges: &[(A, u32)],
+    entries: &[Entry],
+    layout: &mut Layout,
+) -> AddressTable {
     if ranges.is_empty() {
         return AddressTable::default();
     }
-    append_with(ranges, root_bits(ranges), layout)
+    append_with(ranges, entries, root_bits(ranges), layout)
 }
 
 /// Bits of the largest root that the ranges are worth.
@@ -104,6 +108,7 @@ fn nodes_under<A: Address>(ranges: &[(A, u32)], root_bits: u32) -> usize {
 
 fn append_with<A: Address>(
     ranges: &[(A, u32)],
+    entries: &[Entry],
     root_bits: u32,
     layout: &mut Layout,
 ) -> AddressTable {
@@ -114,7 +119,7 @@ fn append_with<A: Address>(
         Key::new(0, A::LAST_BITS),
     ];
     let lanes = A::lanes(root_bits);
-    let mut trees = Trees::new(layout, lanes);
+    let mut trees = Trees::new(layout, lanes, entries);
     let children = trees.children(ranges, 0, &keys);
     trees.finish();
 
@@ -171,6 +176,8 @@ struct Child {
 struct Trees<'a> {
     layout: &'a mut Layout,
     lanes: Lanes,
+    /// Entry of each row.
+    rows: &'a [Entry],
     first_line: u32,
     lines: Vec<Line>,
     /// Index in `lines` of every leaf.
@@ -181,11 +188,12 @@ struct Trees<'a> {
 }
 
 impl<'a> Trees<'a> {
-    fn new(layout: &'a mut Layout, lanes: Lanes) -> Self {
+    fn new(layout: &'a mut Layout, lanes: Lanes, rows: &'a [Entry]) -> Self {
         let first_line = layout.lines(&[]);
         Self {
             layout,
             lanes,
+            rows,
             first_line,
             lines: Vec::new(),
             leaves: Vec::new(),
@@ -211,19 +219,19 @@ impl<'a> Trees<'a> {
             children.pop_if(|last| last.first == first);
             children.push(Child { first, entry });
         };
-        push(0, Entry::row(row));
+        push(0, self.rows[row as usize]);
         for inside in ranges.chunk_by(|a, b| key.of(a.0) == key.of(b.0)) {
             let value = key.of(inside[0].0);
             let reaching_in = row;
             row = inside[inside.len() - 1].1;
             if inside.len() == 1 && key.is_lowest(inside[0].0) {
-                push(value, Entry::row(row));
+                push(value, self.rows[row as usize]);
                 continue;
             }
             let tree = self.children(inside, reaching_in, below);
             push(value, Entry::down(self.tree(&tree)));
             if value < key.last() {
-                push(value + 1, Entry::row(row));
+                push(value + 1, self.rows[row as usize]);
             }
         }
         children
@@ -314,25 +322,35 @@ mod tests {
     const TABLE: u32 = header::ADDRESS_TABLES + header::ADDRESS_TABLE_LEN;
 
     trait Find: Address + Debug {
-        fn find(tables: &HostTables<'_>, address: Self) -> Option<u32>;
+        fn find(tables: &HostTables<'_>, address: Self) -> Option<Option<Entry>>;
     }
 
     impl Find for u32 {
-        fn find(tables: &HostTables<'_>, address: Self) -> Option<u32> {
+        fn find(tables: &HostTables<'_>, address: Self) -> Option<Option<Entry>> {
             find_v4(tables, TABLE, address)
         }
     }
 
     impl Find for u128 {
-        fn find(tables: &HostTables<'_>, address: Self) -> Option<u32> {
+        fn find(tables: &HostTables<'_>, address: Self) -> Option<Option<Entry>> {
             find_v6(tables, TABLE, [(address >> 64) as u64, address as u64])
         }
     }
 
+    /// Where the rows of these tests begin.
+    const ROWS: [Entry; 6] = [
+        Entry::row(70, false),
+        Entry::row(1, false),
+        Entry::row(2, true),
+        Entry::row(3, false),
+        Entry::row((1 << 30) - 1, true),
+        Entry::row(5, false),
+    ];
+
     fn image<A: Address>(ranges: &[(A, u32)], root_bits: u32) -> Vec<Line> {
         let mut layout = Layout::new();
         layout.u32s(&[7]);
-        let table = append_with(ranges, root_bits, &mut layout);
+        let table = append_with(ranges, &ROWS, root_bits, &mut layout);
         let mut image = layout.finish();
         image[(TABLE / header::ADDRESS_TABLE_LEN) as usize] = table.to_line();
         image
@@ -341,7 +359,8 @@ mod tests {
     fn expect<A: Find>(image: &[Line], rows: impl Iterator<Item = (A, u32)>) {
         let tables = HostWorld::new(image, |_, _| {}).tables().unwrap();
         for (address, row) in rows {
-            assert_eq!(A::find(&tables, address), Some(row), "{address:?}");
+            let entry = ROWS[row as usize];
+            assert_eq!(A::find(&tables, address), Some(Some(entry)), "{address:?}");
         }
     }
 
@@ -421,9 +440,11 @@ mod tests {
     }
 
     #[test]
-    fn absent_tables_have_row_0() {
-        expect(&Layout::new().finish(), [(7u32, 0)].into_iter());
-        expect(&Layout::new().finish(), [(7u128, 0)].into_iter());
+    fn absent_tables_have_no_row() {
+        let image = Layout::new().finish();
+        let tables = HostWorld::new(&image, |_, _| {}).tables().unwrap();
+        assert_eq!(u32::find(&tables, 7), Some(None));
+        assert_eq!(u128::find(&tables, 7), Some(None));
     }
 
     /// `count` ranges of 2^`shift` addresses from `first` on, in rows 1 and 2 by turns.
