@@ -10,7 +10,7 @@ pub mod reason;
 
 /// Version of everything pinned: map names, records and the policy image. A `firewall` of another version refuses to
 /// touch what it finds.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Generations that can be loaded at the same time: the active one, the one before it, and one being filled.
 pub const SLOTS: u32 = 4;
@@ -44,8 +44,14 @@ pub const MAP_INGRESS_NEXT: &str = "INGRESS_NEXT";
 pub const INGRESS_NEXT_REFUSED: u32 = 0;
 /// Index of [`PROGRAM_INGRESS_FRAGMENT`].
 pub const INGRESS_NEXT_FRAGMENT: u32 = 1;
-/// Name of the program array whose entry 0 is [`PROGRAM_EGRESS_OPENS`].
+/// Name of the tcx program that goes on with fragments.
+pub const PROGRAM_EGRESS_FRAGMENT: &str = "egress_fragment";
+/// Name of the program array of [`EGRESS_NEXT_OPENS`] and [`EGRESS_NEXT_FRAGMENT`].
 pub const MAP_EGRESS_NEXT: &str = "EGRESS_NEXT";
+/// Index of [`PROGRAM_EGRESS_OPENS`].
+pub const EGRESS_NEXT_OPENS: u32 = 0;
+/// Index of [`PROGRAM_EGRESS_FRAGMENT`].
+pub const EGRESS_NEXT_FRAGMENT: u32 = 1;
 /// Name of the program that returns the flow table's tick. It is attached to nothing: user space, which has no other way
 /// to know the kernel's jiffies, runs it.
 pub const PROGRAM_CLOCK: &str = "firewall_clock";

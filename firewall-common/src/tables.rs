@@ -28,8 +28,8 @@ pub trait World {
     /// The flows that this host has opened.
     fn flows(&self) -> &Self::Flows;
 
-    /// Whether the host has a TCP connection with these ends, whatever its state, or one that is being opened; listening
-    /// sockets are none. Asked only where nothing cheaper has decided.
+    /// Whether the host has a TCP connection with these ends: established or later, or opened by the other end. A listening
+    /// socket is none, and neither is one that has sent a SYN and waits, of which there is a flow. Asked only where nothing cheaper has decided.
     fn has_connection(&self, key: &Key) -> bool;
 
     /// Whether one more packet of this kind may be let in now.
@@ -46,21 +46,24 @@ pub trait World {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Limited {
-    /// An ICMP error about a packet of this host.
+    /// An ICMP error about a flow or connection of this host.
     Error = 0,
     /// A later fragment whose first one was not seen.
     EarlyFragment = 1,
+    /// An ICMP error about what rules accept, of which nothing is known: anybody can make one up, and has no share in what
+    /// is let in of the others.
+    ServedError = 2,
 }
 
 impl Limited {
     /// Number of kinds.
-    pub const COUNT: usize = 2;
+    pub const COUNT: usize = 3;
 
     /// Packets of this kind that a CPU lets in in a period of one to ten seconds. Early fragments wait for the rest in memory
     /// that the kernel bounds and that honest ones need too.
     pub const fn in_a_period(self) -> u32 {
         match self {
-            Self::Error => 1_000,
+            Self::Error | Self::ServedError => 1_000,
             Self::EarlyFragment => 64,
         }
     }

@@ -18,7 +18,8 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use firewall_common::abi::{
-    INGRESS_NEXT_FRAGMENT, INGRESS_NEXT_REFUSED, handoff::Handoff, reason::DropReason,
+    EGRESS_NEXT_FRAGMENT, EGRESS_NEXT_OPENS, INGRESS_NEXT_FRAGMENT, INGRESS_NEXT_REFUSED,
+    handoff::Handoff, reason::DropReason,
 };
 use firewall_common::decide::{self, Asked, Decision, egress, fragment};
 use firewall_common::parse::Packet;
@@ -82,13 +83,24 @@ pub fn ingress_refused(context: XdpContext) -> u32 {
 pub fn firewall_egress(context: TcContext) -> i32 {
     define_registers();
     let world = KernelWorld::<true>::new(context.skb.skb, context.unknown());
-    let opens = |packet: &Packet| {
-        handoff::give(&EGRESS_HANDOFF, Handoff::packet_alone(packet));
-        handoff::go_on(&context, &EGRESS_NEXT, 0);
-        NO_NEXT
-    };
     let frame = KernelFrame::new(&context);
-    tcx_action(egress::by_ingress_rules(&frame, &world, opens))
+    let fragment = |packet: &Packet| leaving(&context, packet, EGRESS_NEXT_FRAGMENT);
+    let opens = |packet: &Packet| leaving(&context, packet, EGRESS_NEXT_OPENS);
+    tcx_action(egress::by_ingress_rules(&frame, &world, fragment, opens))
+}
+
+/// Decides fragments that leave, as far as rules for what arrives and earlier fragments do.
+#[classifier]
+#[inline(always)]
+pub fn egress_fragment(context: TcContext) -> i32 {
+    let Some(handoff) = handoff::take(&EGRESS_HANDOFF) else {
+        return TC_ACT_SHOT;
+    };
+    let world = KernelWorld::<true>::new(context.skb.skb, context.unknown());
+    let packet = handoff.packet();
+    let frame = KernelFrame::new(&context);
+    let opens = |packet: &Packet| leaving(&context, packet, EGRESS_NEXT_OPENS);
+    tcx_action(egress::by_first_fragment(&frame, &packet, &world, opens))
 }
 
 /// Decides what may open a flow.
@@ -115,6 +127,14 @@ const NO_NEXT: Decision = Decision::dropped(DropReason::BrokenTables);
 fn refused(context: &XdpContext, asked: &Asked) -> Decision {
     handoff::give(&INGRESS_HANDOFF, Handoff::asked(asked));
     handoff::go_on(context, &INGRESS_NEXT, INGRESS_NEXT_REFUSED);
+    NO_NEXT
+}
+
+/// Goes on with what leaves.
+#[inline(always)]
+fn leaving(context: &TcContext, packet: &Packet, next: u32) -> Decision {
+    handoff::give(&EGRESS_HANDOFF, Handoff::packet_alone(packet));
+    handoff::go_on(context, &EGRESS_NEXT, next);
     NO_NEXT
 }
 

@@ -73,9 +73,9 @@ pub static EGRESS_HANDOFF: PerCpuArray<Handoff, 1> = PerCpuArray::new();
 #[btf_map]
 pub static INGRESS_NEXT: ProgramArray<2> = ProgramArray::new();
 
-/// The program that goes on with what may open a flow.
+/// The programs that go on with what may open a flow, and with fragments.
 #[btf_map]
-pub static EGRESS_NEXT: ProgramArray<1> = ProgramArray::new();
+pub static EGRESS_NEXT: ProgramArray<2> = ProgramArray::new();
 
 /// How many packets of each [`Limited`] kind have been let in lately.
 #[btf_map]

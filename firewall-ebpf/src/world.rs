@@ -23,6 +23,7 @@ use crate::tables::KernelTables;
 
 /// TCP states in which a socket is no end of a connection (include/net/tcp_states.h).
 mod state {
+    pub(super) const SYN_SENT: u32 = 2;
     pub(super) const CLOSE: u32 = 7;
     pub(super) const LISTEN: u32 = 10;
 }
@@ -95,8 +96,11 @@ impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
 
     #[inline(always)]
     fn has_connection(&self, key: &Key) -> bool {
-        let [upper, lower] = key.local;
-        let is_v4 = upper == 0 && lower >> 32 == 0xffff;
+        let lower = key.local[1];
+        let is_v4 = Key::is_mapped(key.local);
+        if is_v4 != Key::is_mapped(key.remote) {
+            return false;
+        }
         // SAFETY: a union of plain integers, for which zeroes are a value.
         let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
         let size = if is_v4 {
@@ -126,7 +130,7 @@ impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
             }
             let state = (*socket).state;
             bpf_sk_release(socket.cast());
-            state != state::LISTEN && state != state::CLOSE
+            !matches!(state, state::LISTEN | state::CLOSE | state::SYN_SENT)
         }
     }
 

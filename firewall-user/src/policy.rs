@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use firewall_common::abi::image::Line;
+use firewall_common::parse::protocol;
 use sha2::{Digest as _, Sha256};
 use zerocopy::IntoBytes as _;
 
@@ -55,6 +56,7 @@ pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>) -> Result<Prepar
         image_bytes: size_of_val(&compiled.image[..]) as u64,
         default_accepts: rule_set.defaults.ingress == Action::Accept,
         egress_default_accepts: rule_set.defaults.egress == Action::Accept,
+        lists_vlans: rule_set.vlans.is_some(),
         rules,
         ports: compiled.ports.clone(),
         slots: compiled.slots.clone(),
@@ -120,6 +122,47 @@ fn warnings(loaded: &Loaded, compiled: &Compiled) -> Vec<Diagnostic> {
             warning = loaded.also_at_rule(warning, winner, "matches first");
         }
         warnings.push(warning.help("remove it, or move it before the rules that cover it"));
+    }
+    warnings.extend(egress_holes(loaded));
+    warnings
+}
+
+/// What egress rules do not hold for. Whatever answers what is let in leaves, and of UDP and the like nobody can tell an answer
+/// from a beginning: so a rule that lets in all of it from somewhere lets out all of it to there.
+fn egress_holes(loaded: &Loaded) -> Vec<Diagnostic> {
+    let rule_set = &loaded.rule_set;
+    let filters = rule_set.defaults.egress == Action::Drop
+        || (rule_set.rules.iter()).any(|rule| rule.direction == Direction::Egress);
+    if !filters {
+        return Vec::new();
+    }
+    let is_hole = |rule: &Rule| {
+        let is_open = match rule.protocol {
+            Protocol::Any => true,
+            Protocol::Number(protocol::UDP) => rule.ports.is_none(),
+            Protocol::Number(_) => false,
+        };
+        is_open && rule.direction == Direction::Ingress && rule.action == Action::Accept
+    };
+    let rules = rule_set.rules.iter().enumerate();
+    let mut warnings: Vec<Diagnostic> = rules
+        .filter(|(_, rule)| is_hole(rule))
+        .map(|(index, _)| {
+            let message = "egress rules do not hold for UDP to the addresses of this rule: it leaves, as it may answer what \
+                           the rule accepts";
+            let warning = loaded.rule_warning(index, message, "accepts UDP for any port");
+            warning.help("name the protocol and the ports that are served")
+        })
+        .collect();
+    if rule_set.defaults.ingress == Action::Accept {
+        let warning = Diagnostic::warning(
+            "egress rules do not hold for UDP and ICMP: these leave, as they may answer what `ingress = \"accept\"` lets in",
+        );
+        warnings.push(
+            warning
+                .in_file(loaded.source.name())
+                .help("write `ingress = \"drop\"` under [defaults], and rules for what is served"),
+        );
     }
     warnings
 }
@@ -241,4 +284,53 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
             let _ = write!(text, "{byte:02x}");
             text
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Messages of the warnings about what egress rules do not hold for.
+    fn holes(rules: &str) -> Vec<String> {
+        let text = format!("version = 1\n{rules}");
+        let loaded = crate::rules::parse("a.toml", &text, Path::new(".")).expect("it is valid");
+        let holes = egress_holes(&loaded);
+        holes.iter().map(|one| one.message().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_rule_that_accepts_udp_for_any_port_is_a_hole_in_an_allowlist() {
+        let from = |protocol: &str| {
+            format!(
+                "[[rule]]\nname = \"a\"\naction = \"accept\"\nfrom = [\"192.0.2.0/24\"]\n{protocol}"
+            )
+        };
+        let filtered = |rules: String| format!("[defaults]\negress = \"drop\"\n{rules}");
+        for (protocol, expected) in [
+            ("", 1),
+            ("protocol = \"udp\"", 1),
+            ("protocol = \"udp\"\nports = [53]", 0),
+            ("protocol = \"tcp\"", 0),
+        ] {
+            assert_eq!(
+                holes(&filtered(from(protocol))).len(),
+                expected,
+                "{protocol}"
+            );
+            // Where nothing that leaves is filtered, there is nothing to have holes.
+            assert!(holes(&from(protocol)).is_empty(), "{protocol}");
+        }
+    }
+
+    #[test]
+    fn accepting_by_default_is_a_hole_in_an_allowlist() {
+        let defaults = |ingress, egress| {
+            holes(&format!(
+                "[defaults]\ningress = \"{ingress}\"\negress = \"{egress}\"\n"
+            ))
+        };
+        assert_eq!(defaults("accept", "drop").len(), 1);
+        assert!(defaults("accept", "accept").is_empty());
+        assert!(defaults("drop", "drop").is_empty());
+    }
 }

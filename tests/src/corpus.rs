@@ -92,6 +92,7 @@ pub const NOT_FROM_A_FRAME: &[(DropReason, &str)] = &[
     (DropReason::IcmpRate, FLOWS),
     (DropReason::EgressNoRule, EGRESS),
     (DropReason::EgressMalformed, EGRESS),
+    (DropReason::EgressFragment, EGRESS_FRAGMENTS),
     (
         DropReason::FragmentLater,
         "decide/fragment/tests.rs; parity.rs: early_fragments_are_limited",
@@ -114,10 +115,12 @@ pub const NOT_PASSED_BY_A_FRAME: &[(PassReason, &str)] = &[
     (PassReason::EgressReply, EGRESS),
     (PassReason::EgressEssential, EGRESS),
     (PassReason::EgressConnection, EGRESS),
+    (PassReason::EgressFragment, EGRESS_FRAGMENTS),
 ];
 
 const FLOWS: &str =
     "takes a packet that left before: flows.rs, namespaces/replies.rs and decide/flow/tests.rs";
+const EGRESS_FRAGMENTS: &str = "is about what leaves: namespaces/fragments.rs: what_leaves_in_fragments_leaves_whole_or_not_at_all";
 const EGRESS: &str = "is about what leaves: flows.rs and namespaces/replies.rs";
 
 const SERVER: &str = r#"

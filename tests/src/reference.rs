@@ -251,12 +251,13 @@ fn essential(packet: &Packet) -> Option<PassReason> {
             source == [0, 0] || source[0] & 0xffc0_0000_0000_0000 == 0xfe80_0000_0000_0000
         }
     };
+    let group = matches!(packet.addresses, Addresses::V4 { destination, .. } if (0xe000_0000..=0xefff_ffff).contains(&destination));
     match (protocol, value >> 8) {
         (58, 133..=136) => Some(PassReason::NeighbourDiscovery),
         (58, 130..=132 | 143) if packet.hop_limit == 1 && near => {
             Some(PassReason::MulticastMembership)
         }
-        (2, _) if packet.hop_limit == 1 => Some(PassReason::MulticastMembership),
+        (2, _) if packet.hop_limit == 1 && group => Some(PassReason::MulticastMembership),
         (17, _) if !v6 && (source_port, value) == (67, 68) => Some(PassReason::DhcpClient),
         (17, _) if v6 && (source_port, value) == (547, 546) && near => Some(PassReason::DhcpClient),
         _ => None,
@@ -380,6 +381,8 @@ fn v6(bytes: &[u8], frame_bytes: u32) -> Result<Packet, DropReason> {
         return Err(DropReason::SourceMapped);
     } else if destination == 1 {
         return Err(DropReason::DestinationLoopback);
+    } else if destination >> 32 == 0xffff {
+        return Err(DropReason::DestinationMapped);
     }
     let mut carried = Carried {
         protocol: fixed[6],
@@ -439,7 +442,8 @@ fn walk<'a>(mut rest: &'a [u8], carried: &mut Carried) -> Result<&'a [u8], DropR
             43 if header[2] == 0 || header[3] != 0 => return Err(DropReason::Ipv6RoutingHeader),
             44 if carried.fragment_header => return Err(DropReason::FragmentRepeated),
             44 if be16(header, 2) >> 3 != 0 => {
-                later(header[0], usize::from(be16(header, 2) & !7), behind.len())?;
+                // Whatever it says that it carries, the first fragment may be TCP.
+                later(6, usize::from(be16(header, 2) & !7), behind.len())?;
                 carried.protocol = header[0];
                 carried.later = true;
                 return Ok(behind);

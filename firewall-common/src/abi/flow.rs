@@ -503,6 +503,12 @@ impl Key {
         [0, 0xffff << 32 | address as u64]
     }
 
+    /// Whether this is an IPv4 address.
+    #[inline(always)]
+    pub const fn is_mapped(address: [u64; 2]) -> bool {
+        address[0] == 0 && address[1] >> 32 == 0xffff
+    }
+
     /// The word of [`Entry::selector`].
     #[inline(always)]
     pub const fn selector(&self) -> u64 {

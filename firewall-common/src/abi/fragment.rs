@@ -60,7 +60,7 @@ impl FragmentKey {
     #[inline(always)]
     const fn lifetime_ticks(&self) -> u64 {
         // No IPv6 packet has a source in ::ffff:0:0/96.
-        if self.source[0] == 0 && self.source[1] >> 32 == 0xffff {
+        if Key::is_mapped(self.source) {
             LIFETIME_V4_TICKS
         } else {
             LIFETIME_V6_TICKS

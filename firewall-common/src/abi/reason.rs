@@ -72,13 +72,14 @@ reasons! {
         SourceMapped = 44, "source-mapped", "The source is an IPv4-mapped IPv6 address, which never belongs on a wire.";
         SourceIsDestination = 45, "source-is-destination", "Source and destination are the same address (LAND).";
         DestinationLoopback = 46, "destination-loopback", "The destination is a loopback address.";
+        DestinationMapped = 47, "destination-mapped", "The destination is an IPv4-mapped IPv6 address, which never belongs on a wire.";
 
         FragmentLater = 50, "fragment-later", "A later fragment whose first one was not seen, and more such came than are let in.";
         FragmentNeighbourDiscovery = 51, "fragment-nd", "Neighbour discovery in a fragment (RFC 6980).";
         FragmentRepeated = 52, "fragment-repeated", "More than one fragment header.";
         FragmentTiny = 53, "fragment-tiny", "A first fragment too short for its transport header (RFC 1858, RFC 7112).";
         FragmentDenied = 54, "fragment-denied", "A later fragment of a datagram whose first one was refused.";
-        FragmentOverlap = 55, "fragment-overlap", "A later fragment that would rewrite the TCP header of the first (RFC 1858, RFC 3128).";
+        FragmentOverlap = 55, "fragment-overlap", "A later fragment that would rewrite the TCP header of the first (RFC 1858, RFC 3128); in IPv6, whatever it says that it carries.";
         FragmentBeyond = 56, "fragment-beyond", "A later fragment that reaches beyond the 65,535 bytes that a packet can have.";
 
         TcpTruncated = 60, "tcp-truncated", "The packet ends inside the TCP header.";
@@ -107,6 +108,7 @@ reasons! {
 
         EgressNoRule = 90, "egress-no-rule", "No egress rule matched a packet that leaves and the default is to drop.";
         EgressMalformed = 91, "egress-malformed", "A packet that leaves cannot be read, and what leaves is filtered.";
+        EgressFragment = 92, "egress-fragment", "A later fragment that leaves, of a datagram whose first one did not, and what leaves is filtered.";
     }
 }
 
@@ -128,13 +130,17 @@ reasons! {
         Fragment = 12, "fragment", "A later fragment of a datagram whose first one was accepted.";
         FragmentEarly = 13, "fragment-early", "A later fragment whose first one was not seen; without that nothing is reassembled.";
         EgressConnection = 14, "egress-connection", "Left although no egress rule accepts it, because it belongs to a TCP connection that was open before.";
+        EgressFragment = 15, "egress-fragment-later", "A later fragment of a datagram whose first one left.";
     }
 }
 
 impl DropReason {
     /// Whether it is about what leaves.
     pub const fn is_egress(self) -> bool {
-        matches!(self, Self::EgressNoRule | Self::EgressMalformed)
+        matches!(
+            self,
+            Self::EgressNoRule | Self::EgressMalformed | Self::EgressFragment
+        )
     }
 
     /// Slot of this reason's counter.
@@ -153,6 +159,7 @@ impl PassReason {
                 | Self::EgressReply
                 | Self::EgressEssential
                 | Self::EgressConnection
+                | Self::EgressFragment
         )
     }
 

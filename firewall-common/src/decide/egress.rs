@@ -2,7 +2,7 @@
 
 use super::connection::{self, Local};
 use super::flow::{self, Recorded};
-use super::{BROKEN, Decision, classify, counted, essential};
+use super::{BROKEN, Decision, classify, counted, essential, fragment};
 use crate::abi::counter::{FLOWS_CONTENDED, FLOWS_CREATED, FLOWS_EVICTED};
 use crate::abi::image::{Selector, essential as switch, header};
 use crate::abi::reason::{DropReason, PassReason};
@@ -11,26 +11,32 @@ use crate::parse::transport::tcp_flag;
 use crate::parse::{Fragment, Packet, Parsed, Transport, parse};
 use crate::tables::{Tables, World};
 
-/// Decides a frame that leaves, counts it, and remembers the flow that it opens or goes on with. The kernel does the two
-/// halves in two programs.
+/// Decides a frame that leaves, counts it, and remembers the flow that it opens or goes on with. The kernel does the three parts
+/// in three programs.
 #[inline(always)]
 pub fn decide<F: Frame + ?Sized, W: World>(frame: &F, world: &W) -> Decision {
-    by_ingress_rules(frame, world, |packet| what_opens(frame, packet, world))
+    let opens = |packet: &Packet| what_opens(frame, packet, world);
+    let fragment = |packet: &Packet| by_first_fragment(frame, packet, world, opens);
+    by_ingress_rules(frame, world, fragment, opens)
 }
 
-/// The first half: essentials, and what answers traffic that rules accept on ingress. `opens` decides all else, and what
-/// opens a TCP connection: who does that from a served port is no server.
+/// The first part: essentials, and what answers traffic that rules accept on ingress. `fragment` decides fragments, `opens` all
+/// else, and what opens a TCP connection: who does that from a served port is no server.
 #[inline(always)]
 pub fn by_ingress_rules<F: Frame + ?Sized, W: World>(
     frame: &F,
     world: &W,
+    fragment: impl FnOnce(&Packet) -> Decision,
     opens: impl FnOnce(&Packet) -> Decision,
 ) -> Decision {
     let parsed = parse(frame);
-    if let Ok(Parsed::Ip(packet)) = &parsed
-        && opens_connection(&packet.transport)
-    {
-        return opens(packet);
+    if let Ok(Parsed::Ip(packet)) = &parsed {
+        if !matches!(packet.fragment, Fragment::Whole) {
+            return fragment(packet);
+        }
+        if opens_connection(&packet.transport) {
+            return opens(packet);
+        }
     }
     let decision = match by_policy(&parsed, world) {
         None => BROKEN,
@@ -56,14 +62,6 @@ fn by_policy<W: World>(parsed: &Result<Parsed, DropReason>, world: &W) -> Option
         Ok(Parsed::Arp) => return Some(Some(without_rules(bits & switch::ARP))),
         Ok(Parsed::LinkLayer) => return Some(Some(without_rules(bits & switch::LINK_LAYER))),
     };
-    // Without its first fragment, which was decided as a whole packet is, it is of no use to anybody.
-    if matches!(packet.fragment, Fragment::Later) {
-        return Some(Some(Decision::passed(if filtered {
-            PassReason::EgressReply
-        } else {
-            PassReason::EgressDefault
-        })));
-    }
     if essential::leaves(packet, bits) {
         return Some(Some(Decision::passed(PassReason::EgressEssential)));
     }
@@ -83,7 +81,48 @@ fn by_policy<W: World>(parsed: &Result<Parsed, DropReason>, world: &W) -> Option
     )
 }
 
-/// The second half: egress rules, where there are any, and the flow table.
+/// The second part. Of a datagram in fragments the first one's decision holds for the others here too: they come behind it from
+/// this host and from whoever it forwards for, and of a datagram without its first fragment nothing has to leave.
+#[inline(always)]
+pub fn by_first_fragment<F: Frame + ?Sized, W: World>(
+    frame: &F,
+    packet: &Packet,
+    world: &W,
+    opens: impl FnOnce(&Packet) -> Decision,
+) -> Decision {
+    let decision = match packet.fragment {
+        Fragment::Later => later_fragment(frame, packet, world),
+        Fragment::Whole | Fragment::First if opens_connection(&packet.transport) => {
+            return opens(packet);
+        }
+        Fragment::Whole | Fragment::First => match by_policy(&Ok(Parsed::Ip(*packet)), world) {
+            Some(None) => return opens(packet),
+            Some(Some(decision)) => remembered(frame, packet, decision, world),
+            None => None,
+        },
+    };
+    counted(decision.unwrap_or(BROKEN), packet.frame_bytes, world)
+}
+
+/// A later fragment leaves if the first one did. `None` if the tables are missing or inconsistent.
+#[inline(always)]
+fn later_fragment<F: Frame + ?Sized, W: World>(
+    frame: &F,
+    packet: &Packet,
+    world: &W,
+) -> Option<Decision> {
+    if !is_filtered(world)? {
+        return Some(Decision::passed(PassReason::EgressDefault));
+    }
+    let left = fragment::key(frame, packet).and_then(|key| world.first_fragment(&key));
+    Some(if left == Some(true) {
+        Decision::passed(PassReason::EgressFragment)
+    } else {
+        Decision::dropped(DropReason::EgressFragment)
+    })
+}
+
+/// The last part: egress rules, where there are any, and the flow table.
 #[inline(always)]
 pub fn what_opens<F: Frame + ?Sized, W: World>(frame: &F, packet: &Packet, world: &W) -> Decision {
     let mut decision = by_egress_rules(packet, world).unwrap_or(BROKEN);
@@ -92,7 +131,34 @@ pub fn what_opens<F: Frame + ?Sized, W: World>(frame: &F, packet: &Packet, world
     } else if is_open(packet, world) {
         decision = Decision::passed(PassReason::EgressConnection);
     }
+    if matches!(packet.fragment, Fragment::First) {
+        decision = remembered(frame, packet, decision, world).unwrap_or(BROKEN);
+    }
     counted(decision, packet.frame_bytes, world)
+}
+
+/// The decision on a first fragment, remembered for the later ones where what leaves is filtered. `None` if the tables are
+/// missing or inconsistent.
+#[inline(always)]
+fn remembered<F: Frame + ?Sized, W: World>(
+    frame: &F,
+    packet: &Packet,
+    decision: Decision,
+    world: &W,
+) -> Option<Decision> {
+    if is_filtered(world)?
+        && let Some(key) = fragment::key(frame, packet)
+    {
+        world.remember_fragment(&key, decision.accepts());
+    }
+    Some(decision)
+}
+
+/// Whether anything that leaves is filtered; `None` if the tables are missing or inconsistent.
+#[inline(always)]
+fn is_filtered<W: World>(world: &W) -> Option<bool> {
+    let bits = world.tables()?.u32(header::EGRESS + header::ESSENTIALS)?;
+    Some(bits & switch::FILTERED != 0)
 }
 
 #[inline(always)]

@@ -82,8 +82,10 @@ fn candidate(packet: &Packet) -> Option<(u32, PassReason)> {
                 None
             }
         }
+        // A remote sender can choose a time to live that ends here, but not send to a group of this link.
         None if transport.protocol == protocol::IGMP
-            && packet.hop_limit == HOP_LIMIT_MEMBERSHIP =>
+            && packet.hop_limit == HOP_LIMIT_MEMBERSHIP
+            && to_group_v4(packet) =>
         {
             Some(MEMBERSHIP)
         }
@@ -101,6 +103,15 @@ fn is_dhcp_answer(packet: &Packet) -> bool {
                 && destination == port::DHCPV6_CLIENT
                 && from_link_local(packet)
         }
+    }
+}
+
+/// Whether the destination is an IPv4 multicast address.
+#[inline(always)]
+fn to_group_v4(packet: &Packet) -> bool {
+    match packet.addresses {
+        Addresses::V4 { destination, .. } => destination >> 28 == 0xe,
+        Addresses::V6 { .. } => false,
     }
 }
 

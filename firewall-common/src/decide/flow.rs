@@ -547,18 +547,20 @@ mod rank {
     pub(super) const NEVER: u64 = 0;
     /// The flow was answered, and is open as far as anybody knows.
     const ANSWERED: u64 = 1;
+    /// A question was answered, and that was perhaps all: thousands of names that are looked up push out no connection.
+    const ANSWERED_ONCE: u64 = 2;
     /// The connection is being closed.
-    const CLOSING: u64 = 2;
+    const CLOSING: u64 = 3;
     /// The flow was not answered: what a storm of new flows consists of makes room for itself.
-    const UNANSWERED: u64 = 3;
+    const UNANSWERED: u64 = 4;
     /// The connection was reset: there is hardly anything to lose.
-    const RESET: u64 = 4;
+    const RESET: u64 = 5;
     /// The timeout has passed.
-    const EXPIRED: u64 = 5;
+    const EXPIRED: u64 = 6;
     /// From here on no live flow is evicted.
     pub(super) const GONE: u64 = EXPIRED << CLASS_SHIFT;
     /// The slot is free.
-    const EMPTY: u64 = 6 << CLASS_SHIFT;
+    const EMPTY: u64 = 7 << CLASS_SHIFT;
 
     const CLASS_SHIFT: u32 = 32;
 
@@ -572,12 +574,8 @@ mod rank {
                 State::SynSent | State::UdpSent | State::EchoSent | State::OtherSent => UNANSWERED,
                 State::FinSent | State::FinReceived | State::FinBoth => CLOSING,
                 State::Reset | State::ResetReceived => RESET,
-                State::SynReceived
-                | State::Established
-                | State::UdpAnswered
-                | State::UdpStream
-                | State::EchoAnswered
-                | State::OtherAnswered => ANSWERED,
+                State::UdpAnswered | State::EchoAnswered | State::OtherAnswered => ANSWERED_ONCE,
+                State::SynReceived | State::Established | State::UdpStream => ANSWERED,
             };
             classes |= class << (4 * state as u32);
             index += 1;

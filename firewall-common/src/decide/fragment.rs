@@ -74,6 +74,13 @@ fn later<W: World>(packet: &Packet, identification: u32, world: &W) -> Decision 
     counted(decision, packet.frame_bytes, world)
 }
 
+/// What is known to be of the same datagram as the fragment `packet`, read from its `frame`.
+#[inline(always)]
+pub fn key<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Option<FragmentKey> {
+    let identification = parse::identification(frame)?;
+    Some(FragmentKey::new(packet, identification))
+}
+
 /// Remembers what was decided of a first fragment.
 #[inline(always)]
 pub fn remember<W: World>(packet: &Packet, identification: u32, decision: Decision, world: &W) {

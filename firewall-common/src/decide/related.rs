@@ -27,26 +27,30 @@ pub fn decide<F: Frame + ?Sized, W: World>(
         Ok(quoted) => quoted,
         Err(reason) => return Some(Decision::dropped(reason)),
     };
-    let answered = quoted.transport.reversed();
-    let served = classify::find(
-        &quoted.addresses.reversed(),
-        &answered,
-        header::INGRESS,
-        &tables,
-    )?;
-    let related = served.outcome.accepts() || {
-        let key = connection::key(
-            &quoted.addresses,
-            &quoted.transport,
-            quoted.identifier,
-            Local::Source,
-        );
-        flow::quoted(&key, quoted.sequence, world.flows())
-            || (key.protocol == protocol::TCP && world.has_connection(&key))
+    let key = connection::key(
+        &quoted.addresses,
+        &quoted.transport,
+        quoted.identifier,
+        Local::Source,
+    );
+    let is_ours = flow::quoted(&key, quoted.sequence, world.flows())
+        || (key.protocol == protocol::TCP && world.has_connection(&key));
+    let kind = if is_ours {
+        Limited::Error
+    } else {
+        let answered = quoted.transport.reversed();
+        let served = classify::find(
+            &quoted.addresses.reversed(),
+            &answered,
+            header::INGRESS,
+            &tables,
+        )?;
+        if !served.outcome.accepts() {
+            return Some(Decision::dropped(DropReason::IcmpUnrelated));
+        }
+        Limited::ServedError
     };
-    Some(if !related {
-        Decision::dropped(DropReason::IcmpUnrelated)
-    } else if world.admits(Limited::Error) {
+    Some(if world.admits(kind) {
         Decision::passed(PassReason::PathMtu)
     } else {
         Decision::dropped(DropReason::IcmpRate)

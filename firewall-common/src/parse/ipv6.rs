@@ -167,7 +167,7 @@ fn walk<F: Frame + ?Sized>(
                 if third & FRAGMENT_OFFSET != 0 {
                     let offset = u32::from(third & FRAGMENT_OFFSET);
                     let at = chain.at + length;
-                    transport::check_later(extension.next_header, offset, offset + (end - at))?;
+                    transport::check_later(protocol::TCP, offset, offset + (end - at))?;
                     return Ok(Chain {
                         protocol: extension.next_header,
                         at,
@@ -238,8 +238,13 @@ fn check_addresses(source: [u64; 2], destination: [u64; 2]) -> Result<(), DropRe
             return Err(DropReason::SourceMapped);
         }
     }
-    if destination[0] == 0 && destination[1] == LOOPBACK {
-        return Err(DropReason::DestinationLoopback);
+    if destination[0] == 0 {
+        if destination[1] == LOOPBACK {
+            return Err(DropReason::DestinationLoopback);
+        }
+        if destination[1] >> 32 == MAPPED {
+            return Err(DropReason::DestinationMapped);
+        }
     }
     Ok(())
 }

@@ -168,6 +168,7 @@ pub fn parse<F: Frame + ?Sized>(frame: &F, place: &Place) -> Result<Transport, D
 }
 
 /// Whether a later fragment, `offset` bytes into what is in fragments, can be one; `end` is where it would end in the whole.
+/// A later fragment of IPv6 may name any `protocol` (RFC 8200, 4.5): of TCP is then what could be.
 #[inline(always)]
 pub(super) fn check_later(protocol: u8, offset: u32, end: u32) -> Result<(), DropReason> {
     if end > MAX_PACKET {
@@ -312,7 +313,7 @@ impl Transport {
     }
 
     /// What answers this, or what this answers: ports change places, an echo reply becomes a request and the other way
-    /// round; of TCP's flags, ACK is what every packet of a conversation has.
+    /// round. A SYN+ACK answers a SYN, and so may a RST; of all else in a conversation, ACK is the flag that answers have.
     #[inline(always)]
     pub const fn reversed(&self) -> Self {
         let mut reversed = *self;
@@ -335,7 +336,12 @@ impl Transport {
                 reversed.value = self.source_port;
                 reversed.source_port = self.value;
                 if matches!(self.selector, Some(Selector::Tcp)) {
-                    reversed.tcp_flags = tcp_flag::ACK;
+                    let answers_syn = self.tcp_flags & (tcp_flag::SYN | tcp_flag::RST) != 0;
+                    reversed.tcp_flags = if answers_syn {
+                        tcp_flag::SYN
+                    } else {
+                        tcp_flag::ACK
+                    };
                 }
             }
         }

@@ -3,10 +3,11 @@
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::kernel::description::Description;
 use crate::kernel::flows::Fill;
 use crate::kernel::guard::{Found, Guard};
 use crate::kernel::interface::{self, Interface};
-use crate::kernel::{pins, programs};
+use crate::kernel::{offload, pins, programs};
 use crate::output::{Output, count, utc};
 use crate::{lock, privilege};
 
@@ -28,6 +29,8 @@ struct Status {
     rules: Option<usize>,
     table_bytes: Option<u64>,
     flows: Option<Fill>,
+    /// Switches of the card, as `ethtool -K` calls them, with which `[vlans]` does not hold.
+    vlans_hidden_by: Vec<&'static str>,
     /// Programs of others on the same interface.
     others: Vec<String>,
 }
@@ -73,6 +76,7 @@ fn empty(name: &str, state: &'static str) -> Status {
         rules: None,
         table_bytes: None,
         flows: None,
+        vlans_hidden_by: Vec::new(),
         others: Vec::new(),
     }
 }
@@ -84,6 +88,7 @@ fn status(interface: &Interface) -> Result<Status> {
         Found::Guard(guard) => {
             let flows = guard.flow_fill()?;
             let description = guard.description;
+            let vlans_hidden_by = hidden_by(interface, &description);
             let now = std::fs::read(&description.file)
                 .ok()
                 .map(|bytes| crate::policy::sha256(&bytes));
@@ -92,6 +97,7 @@ fn status(interface: &Interface) -> Result<Status> {
                 program_id: Some(guard.program_id),
                 egress_program_id: guard.egress_id,
                 flows: Some(flows),
+                vlans_hidden_by,
                 generation: Some(description.generation),
                 applied_at: Some(utc(description.applied_at_s)),
                 file_changed: Some(now.as_ref() != Some(&description.policy.file_sha256)),
@@ -111,6 +117,15 @@ fn status(interface: &Interface) -> Result<Status> {
     Ok(status)
 }
 
+/// What takes VLAN tags out of frames, where the policy lists VLANs: it may have been switched on since the apply.
+fn hidden_by(interface: &Interface, description: &Description) -> Vec<&'static str> {
+    if description.policy.lists_vlans {
+        offload::vlan_stripping(&interface.name).unwrap_or_default()
+    } else {
+        Vec::new()
+    }
+}
+
 fn show(status: &Status, output: &Output) -> Result<()> {
     let name = &status.interface;
     match status.state {
@@ -128,6 +143,13 @@ fn show(status: &Status, output: &Output) -> Result<()> {
             })?;
             if let Some(Fill { used, size }) = status.flows {
                 output.text(format_args!("  flows: {} of {}", count(used.into()), count(size.into())))?;
+            }
+            if !status.vlans_hidden_by.is_empty() {
+                let off: Vec<_> = status.vlans_hidden_by.iter().map(|on| format!("{on} off")).collect();
+                output.text(format_args!(
+                    "  [vlans] does NOT hold: {name} takes tags out of frames; `ethtool -K {name} {}`",
+                    off.join(" ")
+                ))?;
             }
             let hash = status.file_sha256.as_deref().unwrap_or_default();
             let changed = status.file_changed == Some(true);

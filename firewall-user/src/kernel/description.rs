@@ -40,6 +40,8 @@ pub struct Policy {
     pub default_accepts: bool,
     /// Whether what no egress rule matches is let out.
     pub egress_default_accepts: bool,
+    /// Whether the file lists VLANs, which holds only where tags are seen.
+    pub lists_vlans: bool,
     /// The rules of both directions, in the order of the file.
     pub rules: Vec<DescribedRule>,
     /// Named ports: protocol number and port.

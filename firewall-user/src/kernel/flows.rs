@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, IterableMap as _, Map, MapData};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use firewall_common::abi::MAP_FRAGMENTS;
 use firewall_common::abi::flow::{
     Bucket, BucketWords, FLOW_MAP_FLAGS, FlowRecord, MAP_FLOW_PORTS, MAP_FLOW_SETTINGS, MAP_FLOWS,
     PORT_WORDS, SEED_WORDS, Settings, SlotWord, TICK_MASK, Timeouts, WAYS,
@@ -77,6 +78,8 @@ pub struct FlowTable {
     buckets: Array<MapData, Record<BucketWords>>,
     settings: Array<MapData, Record<Settings>>,
     ports: Array<MapData, [u64; PORT_WORDS]>,
+    /// What is remembered of first fragments, whose later ones may come another way too; absent while nobody has it.
+    fragments: Option<MapData>,
 }
 
 impl FlowTable {
@@ -91,6 +94,7 @@ impl FlowTable {
                 buckets,
                 settings,
                 ports,
+                fragments: None,
             })
         };
         table().with_context(|| {
@@ -116,25 +120,30 @@ impl FlowTable {
 
     /// The one that is pinned with an interface.
     pub(super) fn open(pins: &Pins) -> Result<Self> {
-        let [buckets, settings, ports] = MAPS.map(|name| {
+        let open = |name: &str| {
             let path = pins.map(name);
             MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))
-        });
+        };
+        let [buckets, settings, ports] = MAPS.map(open);
         Ok(Self {
             buckets: Array::try_from(Map::Array(buckets?))?,
             settings: Array::try_from(Map::Array(settings?))?,
             ports: Array::try_from(Map::Array(ports?))?,
+            fragments: Some(open(MAP_FRAGMENTS)?),
         })
     }
 
-    /// Pins it with another interface.
-    pub(super) fn pin(&self, pins: &Pins) -> Result<()> {
+    /// Pins it with another interface. Returns the names of the maps that are there now.
+    pub(super) fn pin(&self, pins: &Pins) -> Result<Vec<&'static str>> {
         let maps = [self.buckets.map(), self.settings.map(), self.ports.map()];
-        for (map, name) in maps.into_iter().zip(MAPS) {
+        let fragments = self.fragments.iter().map(|map| (map, MAP_FRAGMENTS));
+        let mut names = Vec::new();
+        for (map, name) in maps.into_iter().zip(MAPS).chain(fragments) {
             let pinned = map.pin(pins.map(name));
-            pinned.with_context(|| format!("pinning {name} of the flow table"))?;
+            pinned.with_context(|| format!("pinning {name} of the network namespace"))?;
+            names.push(name);
         }
-        Ok(())
+        Ok(names)
     }
 
     /// Slots.

@@ -48,17 +48,12 @@ const OLDEST_KERNEL: KernelVersion = KernelVersion::new(6, 6, 0);
 /// Counters for which there is room from the start, whatever the first policy names: 256 KiB a CPU.
 const INITIAL_COUNTERS: u32 = 1 << 14;
 
-/// Maps of the policy and of what it has decided, which are an interface's own.
-const POLICY: [&str; MAP_IMAGES.len() + 2] = {
+/// Maps that every instance of the programs on an interface has in common. Those of the flow table, and what is remembered of
+/// fragments, are the network namespace's; the others are the interface's own.
+const SHARED: [&str; MAP_IMAGES.len() + flows::MAPS.len() + 2] = {
     let [a, b, c, d, e] = MAP_IMAGES;
-    [MAP_CONTROL, a, b, c, d, e, MAP_FRAGMENTS]
-};
-
-/// Maps that every instance of the programs on an interface has in common.
-const SHARED: [&str; POLICY.len() + flows::MAPS.len()] = {
-    let [a, b, c, d, e, f, g] = POLICY;
-    let [h, i, j] = flows::MAPS;
-    [a, b, c, d, e, f, g, h, i, j]
+    let [f, g, h] = flows::MAPS;
+    [MAP_CONTROL, a, b, c, d, e, f, g, h, MAP_FRAGMENTS]
 };
 
 /// How long the kernel may take to let go of a link; 6 to 20 ms were seen.
@@ -206,14 +201,17 @@ impl Guard {
             Some(table) => table,
             None => FlowTable::create(wanted)?,
         };
-        table.pin(pins)?;
+        let of_namespace = table.pin(pins)?;
         let mut instance = Instance::load_over(
             roomy(description).max(INITIAL_COUNTERS),
-            flows::MAPS.map(|name| (name, pins.map(name))).into(),
+            of_namespace
+                .iter()
+                .map(|&name| (name, pins.map(name)))
+                .collect(),
         )?;
         instance.install(place, image)?;
         instance.activate(place)?;
-        for name in POLICY {
+        for name in SHARED.iter().filter(|name| !of_namespace.contains(name)) {
             pin_map(&mut instance, name, &pins.map(name))?;
         }
         pin_map(&mut instance, MAP_COUNTERS, &pins.counters(0))?;
@@ -265,8 +263,11 @@ impl Guard {
             .context("switching generations")?;
         let before = std::mem::replace(&mut self.place, place);
         self.description = description;
-        if before.class != place.class {
-            self.free(before)?;
+        if before.class != place.class
+            && let Err(error) = self.free(before)
+        {
+            // It costs memory until the next apply, and no packet sees it.
+            eprintln!("note: the policy before is still in memory: {error:#}");
         }
         Ok(())
     }
@@ -295,8 +296,11 @@ impl Guard {
             let mut programs = programs.iter();
             Ok(programs.any(|program| Some(program.id()) == self.egress_id))
         };
+        // Only then what it goes on with: the kernel empties a program array that nobody holds at once.
+        pins::remove_file(&self.pins.link(Hook::Egress))?;
+        let released = wait_until_gone(name, records)?;
         self.pins.remove()?;
-        if !wait_until_gone(name, records)? {
+        if !released {
             bail!(
                 "{name} lets everything in, but another process holds the link of the program for what leaves; `bpftool \
                  link` shows it"
@@ -505,9 +509,21 @@ impl Guard {
 ///
 /// # Errors
 ///
-/// What cannot be removed.
+/// What cannot be removed; and nothing is, if the program is on the interface all the same: another process holds its link.
 pub fn remove_stale(name: &str) -> Result<()> {
-    Pins::of(name).remove()
+    let pins = Pins::of(name);
+    let program = pins.program(Hook::Ingress);
+    if pins::exists(&program)?
+        && let Some(interface) = super::interface::find(name)?
+    {
+        let id = program_at(&program)?.id();
+        if interface.xdp.iter().any(|&(_, at_work)| at_work == id) {
+            bail!(
+                "{name} is still guarded: another process holds the link; `bpftool link` shows it"
+            );
+        }
+    }
+    pins.remove()
 }
 
 /// Whether the program that is pinned for `interface` is on it.
@@ -613,6 +629,13 @@ pub fn check(interface: &Interface) -> Result<()> {
             interface.name
         );
     }
+    if !interface.is_ethernet {
+        bail!(
+            "{} carries no Ethernet frames (it is a tunnel, say), and those are what the firewall reads: guard the interface \
+             that its packets come through",
+            interface.name
+        );
+    }
     let kernel = KernelVersion::current().context("asking for the kernel's version")?;
     if kernel < OLDEST_KERNEL {
         bail!(
@@ -636,9 +659,11 @@ pub fn check(interface: &Interface) -> Result<()> {
     Ok(())
 }
 
-/// Whether the kernel is a real-time one (kernel/ksysfs.c).
+/// Whether the kernel is a real-time one, which says so in its version (init/Makefile; `UTS_VERSION`).
 fn is_realtime() -> bool {
-    std::fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1")
+    let uname = rustix::system::uname();
+    let version = uname.version().to_string_lossy();
+    version.split_whitespace().any(|word| word == "PREEMPT_RT")
 }
 
 /// Attaches the program for what leaves, before all others: of those behind it none can let a packet out unseen.

@@ -8,9 +8,10 @@ use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{Program, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use firewall_common::abi::{
-    INGRESS_NEXT_FRAGMENT, INGRESS_NEXT_REFUSED, MAP_CONTROL, MAP_COUNTERS, MAP_EGRESS_NEXT,
-    MAP_INGRESS_NEXT, PROGRAM_CLOCK, PROGRAM_EGRESS, PROGRAM_EGRESS_OPENS, PROGRAM_INGRESS,
-    PROGRAM_INGRESS_FRAGMENT, PROGRAM_INGRESS_REFUSED,
+    EGRESS_NEXT_FRAGMENT, EGRESS_NEXT_OPENS, INGRESS_NEXT_FRAGMENT, INGRESS_NEXT_REFUSED,
+    MAP_CONTROL, MAP_COUNTERS, MAP_EGRESS_NEXT, MAP_INGRESS_NEXT, PROGRAM_CLOCK, PROGRAM_EGRESS,
+    PROGRAM_EGRESS_FRAGMENT, PROGRAM_EGRESS_OPENS, PROGRAM_INGRESS, PROGRAM_INGRESS_FRAGMENT,
+    PROGRAM_INGRESS_REFUSED,
     control::Control,
     counter::{Counter, MAX_SLOTS, MIN_SLOTS},
     flow::{MAP_FLOW_SETTINGS, MAP_FLOWS, Settings},
@@ -92,7 +93,12 @@ impl Instance {
                 INGRESS_NEXT_FRAGMENT,
                 PROGRAM_INGRESS_FRAGMENT,
             ),
-            (MAP_EGRESS_NEXT, 0, PROGRAM_EGRESS_OPENS),
+            (MAP_EGRESS_NEXT, EGRESS_NEXT_OPENS, PROGRAM_EGRESS_OPENS),
+            (
+                MAP_EGRESS_NEXT,
+                EGRESS_NEXT_FRAGMENT,
+                PROGRAM_EGRESS_FRAGMENT,
+            ),
         ] {
             let program = ebpf.program(program).context("loaded, and gone")?;
             let program = program.fd()?.try_clone()?;
@@ -190,12 +196,13 @@ impl Instance {
 }
 
 /// The programs of the object.
-const PROGRAMS: [&str; 6] = [
+const PROGRAMS: [&str; 7] = [
     PROGRAM_INGRESS,
     PROGRAM_INGRESS_FRAGMENT,
     PROGRAM_INGRESS_REFUSED,
     PROGRAM_EGRESS,
     PROGRAM_EGRESS_OPENS,
+    PROGRAM_EGRESS_FRAGMENT,
     PROGRAM_CLOCK,
 ];
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use anyhow::{Context as _, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use rtnetlink::packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkXdp, XdpAttached,
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkXdp, XdpAttached,
 };
 
 /// How an XDP program runs.
@@ -42,6 +42,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Whether it is the loopback interface.
     pub is_loopback: bool,
+    /// Whether its frames begin with an Ethernet header.
+    pub is_ethernet: bool,
     /// What it stands on, where that is no card.
     pub kind: Option<Kind>,
     /// XDP programs attached, by mode and program id.
@@ -109,6 +111,7 @@ fn read(message: rtnetlink::packet_route::link::LinkMessage) -> Option<Interface
         index: message.header.index,
         mtu: 0,
         is_loopback: message.header.flags.contains(LinkFlags::Loopback),
+        is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         kind: None,
         xdp: Vec::new(),
     };

@@ -1,7 +1,7 @@
 //! Where the state of a guarded interface is pinned, so that it outlives every process.
 //!
 //! ```text
-//! /sys/fs/bpf/firewall/IFACE/v1/     v1: ABI version
+//! /sys/fs/bpf/firewall/IFACE/v2/     v2: ABI version
 //!     link  link-egress              hold the programs on the interface: XDP and tcx; `link` is pinned last, removed first
 //!     program  program-egress
 //!     clock                          the program that tells the flow table's time
@@ -238,9 +238,23 @@ pub fn ensure_bpffs() -> Result<()> {
     if is_bpffs() {
         return Ok(());
     }
+    if is_own_mount_namespace() {
+        bail!(
+            "{BPFFS} is not a BPF file system in this mount namespace, which is one of its own (as under `ip netns exec`): what \
+             is mounted and pinned here is gone when the command ends, and the interface open. Use `nsenter \
+             --net=/run/netns/NAME firewall ...` for another network namespace, or mount bpf where this namespace is made",
+        );
+    }
     mount("bpf", BPFFS, "bpf", MountFlags::empty(), Some(c"mode=0700")).with_context(|| {
         format!("{BPFFS} is not a BPF file system and cannot be mounted; `mount -t bpf bpf {BPFFS}` must work")
     })
+}
+
+/// Whether mounts of this process are seen by none but its like. Where that of the first process cannot be asked for, it is not
+/// ours.
+fn is_own_mount_namespace() -> bool {
+    let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    of("self") != of("1")
 }
 
 /// Whether the BPF file system is mounted.

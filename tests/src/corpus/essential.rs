@@ -423,15 +423,17 @@ fn dhcp() -> Vec<Essential> {
 }
 
 fn membership() -> Vec<Essential> {
-    let igmp = |hops, protocol| {
+    let igmp_to = |destination: [u8; 4], hops, protocol| {
         let query = [0x11, 100, 0, 0, 0, 0, 0, 0];
         let alert = [148, 4, 0, 0];
         let packet = ipv4_with(protocol, &query, |header| {
             header.time_to_live = hops;
+            header.destination = destination;
             header.options = etherparse::Ipv4Options::try_from(&alert[..]).expect("one word");
         });
         ethernet(ethertype::IPV4, &packet)
     };
+    let igmp = |hops, protocol| igmp_to([224, 0, 0, 1], hops, protocol);
     let mld = |source: Ipv6Addr, hops, kind| {
         let alert = [5, 2, 0, 0, 1, 0];
         let packet = ipv6_with(
@@ -464,6 +466,16 @@ fn membership() -> Vec<Essential> {
             ("time to live 2", igmp(2, IGMP), none.clone()),
             ("time to live 0", igmp(0, IGMP), none.clone()),
             ("protocol 3", igmp(1, 3), none.clone()),
+            (
+                "to the host itself",
+                igmp_to(HOST_V4.octets(), 1, IGMP),
+                none.clone(),
+            ),
+            (
+                "to the last address below multicast",
+                igmp_to([223, 255, 255, 255], 1, IGMP),
+                none.clone(),
+            ),
         ],
         off,
     }];

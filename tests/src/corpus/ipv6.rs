@@ -130,6 +130,12 @@ fn addresses(cases: &mut Cases) {
         to("::1"),
         to("::2"),
     );
+    cases.refused(
+        "IPv6 to an IPv4-mapped address",
+        DropReason::DestinationMapped,
+        to("::ffff:192.0.2.20"),
+        to("::fffe:c000:214"),
+    );
     cases.one(
         "IPv6 from the unspecified address",
         from("::"),
@@ -331,7 +337,7 @@ fn fragments(cases: &mut Cases) {
         (
             "overlaps the flags",
             1,
-            later(UDP, 1, true),
+            later(TCP, 3, true),
             DropReason::FragmentOverlap,
         ),
         (
@@ -353,6 +359,14 @@ fn fragments(cases: &mut Cases) {
             DropReason::FragmentBeyond,
         ),
     ] {
+        if offset < 3 {
+            // A later fragment may say that it carries something else than the first.
+            cases.pair(
+                &format!("IPv6 fragment of UDP, it says: {name}"),
+                (later(UDP, offset, true), Expected::drop(reason)),
+                (later(UDP, 3, true), early.clone()),
+            );
+        }
         cases.pair(
             &format!("IPv6 fragment: {name}"),
             (later(TCP, offset, offset < 3), Expected::drop(reason)),
@@ -360,7 +374,7 @@ fn fragments(cases: &mut Cases) {
         );
     }
     // What a later fragment carries nobody can see: not even that it is neighbour discovery.
-    let solicitation = fragment_of_another(ICMPV6, 1, false, &icmp(135, 0));
+    let solicitation = fragment_of_another(ICMPV6, 3, false, &icmp(135, 0));
     cases.one(
         "IPv6 fragment: later, of what looks like a solicitation",
         v6(FRAGMENT, &solicitation),

@@ -10,6 +10,7 @@ use std::thread;
 use anyhow::{Context as _, Result, bail};
 use aya::programs::tc::TcAttachType;
 use aya::programs::{ProgramInfo, SchedClassifier};
+use firewall_common::abi::ABI_VERSION;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::command::{Outcome, firewall, path};
@@ -224,6 +225,11 @@ impl Host {
     /// Where this interface's pins are, if the firewall is on it.
     pub fn pins(&self) -> PathBuf {
         Path::new(super::PINS).join(&self.interface)
+    }
+
+    /// What is pinned there, by this version.
+    pub fn state(&self) -> PathBuf {
+        self.pins().join(format!("v{ABI_VERSION}"))
     }
 }
 

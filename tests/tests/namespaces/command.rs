@@ -44,6 +44,66 @@ fn an_interface_that_does_not_exist_is_named() -> Result<()> {
     Ok(())
 }
 
+/// What a tunnel carries begins with an IP header, and would be read as an Ethernet header: an address as an ethertype.
+#[test]
+fn an_interface_without_ethernet_frames_is_refused() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let file = lab.write("a.toml", &policy(InForce::A))?;
+    let tunnel = "ip tuntap add name tunnel mode tun".split(' ');
+    let made = lab.inside.run(Command::new("ip").args(tunnel.skip(1)))?;
+    made.success()?;
+    for mode in ["auto", "generic"] {
+        let apply = ["apply", path(&file)?, "-i", "tunnel", "--mode", mode];
+        let said = lab.inside.firewall(&apply)?.failure(1)?;
+        ensure!(said.contains("no Ethernet frames"), "{mode}: {said:?}");
+    }
+    ensure!(
+        !Path::new(PINS).join("tunnel").exists(),
+        "pins for a tunnel"
+    );
+    Ok(())
+}
+
+/// Pins would go with the mount namespace, and that with the command.
+#[test]
+fn where_pins_would_not_last_nothing_is_attached() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let file = lab.write("a.toml", &policy(InForce::A))?;
+    let script = format!(
+        "umount /sys/fs/bpf && exec {} apply {} -i {}",
+        firewall()?.display(),
+        path(&file)?,
+        lab.inside.interface()
+    );
+    let said = lab
+        .inside
+        .run(Command::new("unshare").args(["--mount", "sh", "-c", &script]))?
+        .failure(1)?;
+    ensure!(said.contains("nsenter"), "{said:?}");
+    ensure!(lab.inside.attached()?.is_none(), "a program is attached");
+    Ok(())
+}
+
+/// Whoever could open the lock could hold it, and keep every command waiting.
+#[test]
+fn another_user_cannot_take_the_lock() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    lab.inside.firewall(&["status"])?.success()?;
+    let mut open = Command::new("cat");
+    open.arg("/run/firewall/lock").uid(NOBODY).gid(NOBODY);
+    ensure!(
+        !open.output()?.status.success(),
+        "anybody can open the lock"
+    );
+    Ok(())
+}
+
 #[test]
 fn with_one_interface_missing_none_is_touched() -> Result<()> {
     let Some(lab) = Lab::new()? else {

@@ -236,7 +236,7 @@ fn a_first_apply_killed_between_its_links_is_cleared_up() -> Result<()> {
     let probe = Probe::new(&lab)?;
     let half = || -> Result<()> {
         lab.apply_file(&a, &[])?;
-        std::fs::remove_file(lab.inside.pins().join("v1/link"))?;
+        std::fs::remove_file(lab.inside.state().join("link"))?;
         wait_until("XDP is off", || Ok(lab.inside.attached()?.is_none()))?;
         ensure!(
             lab.inside.egress()?.len() == 1,

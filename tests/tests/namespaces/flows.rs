@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Array, Map, MapData, MapInfo, loaded_maps};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use firewall_common::abi::ABI_VERSION;
 use firewall_common::abi::flow::{
     BUCKET_WORDS, Key, Received, Sent, SlotWord, State, TICK_MASK, Timeouts, WAYS,
 };
@@ -20,7 +21,9 @@ use crate::rules;
 
 /// The folder of an interface.
 fn pins(interface: &str) -> std::path::PathBuf {
-    Path::new(PINS).join(interface).join("v1")
+    Path::new(PINS)
+        .join(interface)
+        .join(format!("v{ABI_VERSION}"))
 }
 
 fn table_of(interface: &str) -> Result<u32> {

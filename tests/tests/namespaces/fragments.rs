@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use anyhow::{Context as _, Result, ensure};
 use firewall_tests::net::traffic::{PATIENCE, SILENCE, mapped, udp};
-use firewall_tests::net::{FramePort, Lab};
+use firewall_tests::net::{FramePort, Host, Lab};
 use firewall_tests::packets::{
     ethernet_to, ethertype, ipv4_between, ipv6_between, patched, udp as datagram,
 };
@@ -84,20 +84,29 @@ fn large_datagrams_arrive_where_rules_or_flows_let_them() -> Result<()> {
     Ok(())
 }
 
-/// A datagram of 16 bytes of data in two fragments, the first with ports and 8 bytes.
-fn in_two(lab: &Lab, ipv6: bool, port: u16, identification: u16) -> Result<[Vec<u8>; 2]> {
-    let mut whole = datagram(4000, port, &[b'x'; 16]);
+/// Data of the datagrams that are cut by hand.
+const SMALL: [u8; 24] = [b'x'; 24];
+
+/// A datagram from one host to the other in two fragments, the first with ports and 16 bytes.
+fn in_two(
+    from: &Host,
+    to: &Host,
+    ipv6: bool,
+    port: u16,
+    identification: u16,
+) -> Result<[Vec<u8>; 2]> {
+    let mut whole = datagram(4000, port, &SMALL);
     if ipv6 {
         // RFC 8200, 8.1: over IPv6 a UDP checksum is not optional. The pseudo-header has the length and the protocol.
-        let ends = [lab.outside.v6.octets(), lab.inside.v6.octets()].concat();
+        let ends = [from.v6.octets(), to.v6.octets()].concat();
         let length = whole.len() as u8;
         let sum =
             checksum(&[&ends[..], &[0, length, 0, 17], &patched(&whole, 6, &[0, 0])].concat());
         whole = patched(&whole, 6, &sum.to_be_bytes());
     }
-    let mac = lab.inside.hardware_address()?;
+    let mac = to.hardware_address()?;
     Ok(
-        [(0u16, &whole[..16]), (2, &whole[16..])].map(|(offset, piece)| {
+        [(0u16, &whole[..24]), (3, &whole[24..])].map(|(offset, piece)| {
             let more = offset == 0;
             if ipv6 {
                 // RFC 8200, 4.5: what follows, reserved, offset and M, identification.
@@ -105,10 +114,10 @@ fn in_two(lab: &Lab, ipv6: bool, port: u16, identification: u16) -> Result<[Vec<
                 let [high, low] = identification.to_be_bytes();
                 let header = [17, 0, field[0], field[1], 0, 0, high, low];
                 let payload = [&header[..], piece].concat();
-                let packet = ipv6_between(lab.outside.v6, lab.inside.v6, 44, &payload);
+                let packet = ipv6_between(from.v6, to.v6, 44, &payload);
                 ethernet_to(mac, ethertype::IPV6, &packet)
             } else {
-                let packet = ipv4_between(lab.outside.v4, lab.inside.v4, 17, piece);
+                let packet = ipv4_between(from.v4, to.v4, 17, piece);
                 let field = offset | if more { 0x2000 } else { 0 };
                 let packet = patched(&packet, 4, &identification.to_be_bytes());
                 let packet = patched(&packet, 6, &field.to_be_bytes());
@@ -151,7 +160,7 @@ fn the_order_of_fragments_does_not_matter_and_refused_ones_are_never_put_togethe
         for backwards in [false, true] {
             let mut send = |to: u16| -> Result<()> {
                 identification += 1;
-                let [first, later] = in_two(&lab, ipv6, to, identification)?;
+                let [first, later] = in_two(&lab.outside, &lab.inside, ipv6, to, identification)?;
                 let order = if backwards {
                     [later, first]
                 } else {
@@ -164,12 +173,71 @@ fn the_order_of_fragments_does_not_matter_and_refused_ones_are_never_put_togethe
             ensure!(refused.recv(&mut buffer).is_err(), "{case}: reassembled");
             send(SERVED)?;
             let length = served.recv(&mut buffer).context(case)?;
-            ensure!(buffer[..length] == [b'x'; 16], "{length} bytes");
+            ensure!(buffer[..length] == SMALL, "{length} bytes");
         }
     }
     let stats = lab.stats()?;
     ensure!(stats.passed("fragment-early") == 4, "{stats:#?}");
     ensure!(stats.passed("fragment") == 2, "{stats:#?}");
     ensure!(stats.dropped("fragment-denied") == 2, "{stats:#?}");
+    Ok(())
+}
+
+/// An allowlist that a datagram's later fragments pass by would let out all but the first kilobyte.
+#[test]
+fn what_leaves_in_fragments_leaves_whole_or_not_at_all() -> Result<()> {
+    const EGRESS: &str = r#"
+version = 1
+
+[defaults]
+egress = "drop"
+
+[[rule]]
+name = "nfs"
+direction = "egress"
+action = "accept"
+protocol = "udp"
+ports = [7000]
+"#;
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let allowed = udp(&lab.outside, SERVED)?;
+    let other = udp(&lab.outside, REFUSED)?;
+    let sender = udp(&lab.inside, 0)?;
+    lab.apply(EGRESS, "native")?;
+    for outside in [IpAddr::from(lab.outside.v4), lab.outside.v6.into()] {
+        ensure!(
+            arrives(&sender, SocketAddr::new(outside, SERVED), &allowed)?,
+            "{outside}: what the rule names"
+        );
+        let sent = [0; LARGE];
+        // The kernel may tell the sender that its first fragment was dropped.
+        let _ = sender.send_to(&sent, mapped(&sender, SocketAddr::new(outside, REFUSED))?);
+        ensure!(
+            other.recv(&mut [0; LARGE]).is_err(),
+            "{outside}: reassembled"
+        );
+    }
+    // Of a host that forwards, and of a sender with a packet socket, later fragments come without regard to the first.
+    let port = FramePort::open(&lab.inside)?;
+    let cable = FramePort::listen(&lab.outside)?;
+    for (number, ipv6) in [(200, false), (201, true)] {
+        let [first, later] = in_two(&lab.inside, &lab.outside, ipv6, REFUSED, number)?;
+        for frame in [&later, &first, &later] {
+            // The kernel tells this sender too.
+            let _ = port.send(frame);
+        }
+    }
+    let leaked = cable.received()?;
+    let leaked = leaked.iter().filter(|frame| {
+        let data = frame.windows(8);
+        data.into_iter().any(|bytes| bytes == &SMALL[..8])
+    });
+    ensure!(leaked.count() == 0, "fragments have left");
+    let stats = lab.stats()?;
+    ensure!(stats.dropped("egress-fragment") == 4, "{stats:#?}");
+    ensure!(stats.dropped("egress-no-rule") >= 4, "{stats:#?}");
+    ensure!(stats.passed("egress-fragment-later") >= 4, "{stats:#?}");
     Ok(())
 }

@@ -88,7 +88,7 @@ fn what_a_killed_growth_has_left_is_cleared_up() -> Result<()> {
     };
     let (small, large) = (rules(&[GAME]), rules(&[GAME, MANY]));
     lab.apply(&small, "auto")?;
-    let pins = lab.inside.pins().join("v1");
+    let pins = lab.inside.state();
     let at_work = || -> Result<u64> {
         let pinned = u64::from(ProgramInfo::from_pin(pins.join("program"))?.id());
         let attached = lab.inside.attached()?.context("open")?.program;
@@ -237,7 +237,7 @@ fn never_back(lab: &Lab, done: &AtomicBool) -> Result<usize> {
 
 /// How many maps of counters are pinned. Nothing that is on its way may be left.
 pub(crate) fn counter_maps(lab: &Lab) -> Result<usize> {
-    let names = fs::read_dir(lab.inside.pins().join("v1"))?
+    let names = fs::read_dir(lab.inside.state())?
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
         .collect::<Result<BTreeSet<String>>>()?;
     ensure!(

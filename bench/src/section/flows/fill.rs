@@ -43,6 +43,25 @@ pub(super) fn measure(bench: &mut Bench, tables: &mut Tables) -> Result<()> {
         Case::served("TCP leaves a served port", Form::AckOut),
     ];
 
+    // Nothing has left yet: what comes for a port that no flow was opened from is refused without a look at the table.
+    for case in [
+        Case::refused("TCP SYN refused, port never used", Form::SynIn),
+        Case::refused("UDP refused, port never used", Form::UdpIn),
+    ] {
+        case.measure(bench, tables, Fill::Empty, &strangers, &clients)?;
+    }
+    // From here on flows have been opened from all ports, with the empty table as with the full one.
+    for form in [Form::SynOut, Form::UdpOut] {
+        let packets = Packets {
+            form,
+            flows: &strangers,
+            laps: LAPS,
+            runs: Runs::Long,
+        };
+        tables.send(&mut bench.harness, &packets)?;
+    }
+    tables.clear()?;
+
     let mut empty = Vec::new();
     for case in &cases {
         empty.push(case.measure(bench, tables, Fill::Empty, &strangers, &clients)?);

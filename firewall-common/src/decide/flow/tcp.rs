@@ -7,7 +7,8 @@
 //!
 //! - begin at `A + W` or before, and end at `A - W` or behind;
 //! - acknowledge nothing behind what we sent, and nothing more than `P` before that;
-//! - if it is a RST, begin between `A` and `A + W` (RFC 5961, 3.2; the host itself takes only `A`).
+//! - if it is a RST, begin between `A` and `A + W`. The host itself takes only `A` (RFC 5961, 3.2), and so only that ends the
+//!   flow: to others it sends a challenge, and needs the answer.
 
 use super::{Answer, Step};
 use crate::abi::flow::{MAX_WINDOW_BITS, MIN_WINDOW_BITS, Received, Sequences, State};
@@ -217,9 +218,11 @@ pub(super) fn arrives(
             if !inside {
                 return Err(Answer::OutOfWindow);
             }
+            let ends = opening || segment.sequence == sequences.acked;
             Ok(match state {
                 State::Reset => State::Reset,
-                _ => State::ResetReceived,
+                _ if ends => State::ResetReceived,
+                state => state,
             })
         }
         Class::Syn => {

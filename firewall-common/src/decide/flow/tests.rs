@@ -301,6 +301,27 @@ fn closing_connections_go_before_open_ones_and_after_unanswered_ones() {
     assert_eq!(table.state(&key(protocol::TCP, 5)), None, "closing");
 }
 
+/// Whoever makes a host look up names all the time pushes out other look-ups, not its connections.
+#[test]
+fn what_was_answered_once_goes_before_connections_and_streams() {
+    use super::tcp::tests::{Wire, ack};
+    let table = Table::new(1);
+    let connection = Wire::open(&table, 1);
+    connection.out(ack(1001, 5001));
+    let stream = udp(2);
+    answered(&table, &stream);
+    table.out(&stream);
+    for number in 0..100 {
+        answered(table.at(1 + number / 4), &udp(1000 + number));
+    }
+    assert_eq!(table.records().len(), 8);
+    assert_eq!(
+        table.state(&key(protocol::TCP, 1)),
+        Some(State::Established)
+    );
+    assert!(table.record(&stream.key).is_some());
+}
+
 #[test]
 fn a_storm_of_new_flows_leaves_answered_ones_alive() {
     let table = Table::new(64);

@@ -181,7 +181,7 @@ fn first_accepted_then_later_accepted() {
         assert_eq!(memory.decide(&frame(FIRST), ACCEPTED), ACCEPTED);
         assert_eq!(memory.later(&frame(LATER)), GOES_ON);
         let middle = Piece {
-            offset: 1,
+            offset: 5,
             more: true,
             ..LATER
         };

@@ -206,6 +206,9 @@ fn rst_in_and_out_of_window() {
         Answer::Accepted,
         "the edge"
     );
+    // The host sends a challenge, and needs the answer (RFC 5961, 3.2).
+    assert_eq!(wire.state(), Some(State::Established));
+    assert_eq!(wire.answer(rst(5001)), Answer::Accepted);
     assert_eq!(wire.state(), Some(State::ResetReceived));
     table.at(10);
     assert_eq!(wire.answer(rst(5001)), Answer::Accepted);
