@@ -7,6 +7,7 @@ use firewall_common::abi::MAP_FRAGMENTS;
 use firewall_common::abi::fragment::FragmentKey;
 use firewall_common::abi::image::{Line, SIZE_CLASSES};
 use firewall_common::tables::Limited;
+use firewall_user::kernel::flows::Wanted;
 use firewall_user::kernel::image::{Place, class_of};
 use firewall_user::kernel::instance::Instance;
 
@@ -32,8 +33,20 @@ impl Kernel {
     ///
     /// What the kernel says; without the right to load programs, that.
     pub fn load(counters: u32) -> Result<Self> {
-        let instance =
-            Instance::load(counters).context("parity needs root and a kernel with BPF")?;
+        Self::of(Instance::load(counters))
+    }
+
+    /// The same with an empty flow table, which the host does not have: [`Self::agrees`] is not for what belongs to flows.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::load`].
+    pub fn load_with_flows(counters: u32, wanted: &Wanted) -> Result<Self> {
+        Self::of(Instance::load_with_flows(counters, wanted))
+    }
+
+    fn of(loaded: Result<Instance>) -> Result<Self> {
+        let instance = loaded.context("parity needs root and a kernel with BPF")?;
         let slots = instance.counters()?.len() as u32;
         Ok(Self {
             instance,
@@ -93,6 +106,24 @@ impl Kernel {
             ..TestRunOptions::new()
         };
         self.run(options)
+    }
+
+    /// Runs one frame through the program for what leaves. Returns whether it may.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::passes`].
+    pub fn lets_out(&mut self, frame: &[u8]) -> Result<bool> {
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ..TestRunOptions::new()
+        };
+        // TCX_NEXT and TCX_DROP of linux/bpf.h.
+        match self.instance.egress().test_run(options)?.return_value as i32 {
+            -1 => Ok(true),
+            2 => Ok(false),
+            action => bail!("tcx action {action}"),
+        }
     }
 
     fn run(&mut self, options: TestRunOptions<'_>) -> Result<bool> {

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use firewall_common::abi::counter::MIN_SLOTS;
+use firewall_common::abi::flow::{MIN_BUCKETS, Timeouts};
 use firewall_common::abi::image::Line;
 use firewall_common::abi::reason::{DropReason, PassReason};
 use firewall_common::tables::Limited;
@@ -14,6 +15,7 @@ use firewall_tests::kernel::{Kernel, SHORTEST, filled};
 use firewall_tests::packets::*;
 use firewall_tests::policy::{Counted, Policy, decide_by};
 use firewall_tests::random;
+use firewall_user::kernel::flows::Wanted;
 use firewall_user::rules::model::{Action, AddressSet, Direction, Protocol, Rule, RuleSet, SetId};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
@@ -280,6 +282,68 @@ fn early_fragments_are_limited() -> Result<()> {
     let sums = kernel.sums()?.0;
     let dropped = sums.get(&DropReason::FragmentLater.counter()).map(|s| s.0);
     assert_eq!(dropped, Some((SENT - passed) as u64));
+    Ok(())
+}
+
+/// Of ICMP errors about what this host has sent, no more are let in than the limit says, which each CPU has for itself. Made-up
+/// ones take nothing of it, or whoever forges them would keep the honest ones out.
+#[test]
+fn icmp_errors_are_limited() -> Result<()> {
+    const SENT: usize = 20_000;
+    let limit = Limited::Error.in_a_period() as usize;
+    let wanted = Wanted {
+        buckets: MIN_BUCKETS,
+        timeouts: Timeouts::default(),
+    };
+    let mut kernel = Kernel::load_with_flows(MIN_SLOTS, &wanted)?;
+    let policy = Under::Server.policy();
+    kernel.policy(&policy.compiled.image)?;
+    // A question of this host, and an answer of its served port, which no flow is kept of.
+    let (asked, served) = (udp(40_000, 123, b"?"), tcp_from(80, 40_000, tcp_flag::ACK));
+    let from_host_v4 = |protocol, payload: &[u8]| {
+        let packet = ipv4_between(HOST_V4, CLIENT_V4, protocol, payload);
+        let error = v4(1, &[&icmp(3, 1)[..8], &packet].concat());
+        (ethernet(ethertype::IPV4, &packet), error)
+    };
+    let from_host_v6 = |protocol, payload: &[u8]| {
+        let packet = ipv6_between(HOST_V6, CLIENT_V6, protocol, payload);
+        let error = v6(58, &[&icmp(1, 0)[..8], &packet].concat());
+        (ethernet(ethertype::IPV6, &packet), error)
+    };
+    let questions = [from_host_v4(17, &asked), from_host_v6(17, &asked)];
+    let answers = [from_host_v4(6, &served), from_host_v6(6, &served)];
+
+    for _ in 0..limit {
+        for (_, error) in &questions {
+            ensure!(!kernel.passes(error)?, "nothing was asked yet");
+        }
+    }
+    for (question, _) in &questions {
+        ensure!(kernel.lets_out(question)?, "a question leaves");
+    }
+    let mut passed = 0;
+    let errors = questions.iter().chain(&answers).map(|(_, error)| error);
+    for (number, error) in errors.cycle().take(SENT).enumerate() {
+        let passes = kernel.passes(error)?;
+        ensure!(passes || number >= limit, "error {number} is refused");
+        passed += usize::from(passes);
+    }
+    println!("{passed} of {SENT} errors passed");
+    ensure!(
+        passed < SENT / 2,
+        "{passed} of {SENT} errors passed, of which {limit} may in a period"
+    );
+    let sums = kernel.sums()?.0;
+    let packets = |slot: u32| sums.get(&slot).map_or(0, |sum| sum.0);
+    assert_eq!(
+        packets(DropReason::IcmpUnrelated.counter()),
+        2 * limit as u64
+    );
+    assert_eq!(packets(PassReason::PathMtu.counter()), passed as u64);
+    assert_eq!(
+        packets(DropReason::IcmpRate.counter()),
+        (SENT - passed) as u64
+    );
     Ok(())
 }
 
