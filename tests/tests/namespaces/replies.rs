@@ -511,6 +511,63 @@ fn a_flood_from_outside_leaves_flows_alive() -> Result<()> {
     Ok(())
 }
 
+/// Where more flows are opened than there are slots, the oldest unanswered ones go, and are counted.
+#[test]
+fn a_full_table_gives_way_to_new_flows() -> Result<()> {
+    const SIZE: u64 = 1_024;
+    // So few that no bucket of the smallest table gets more than eight of them.
+    const CLIENTS: usize = 30;
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let resolver = udp(&lab.outside, UDP_PORT)?;
+    let many = udp(&lab.inside, 0)?;
+    let text = format!(
+        "{}\n[flows]\nsize = {SIZE}\n[flows.timeouts]\nudp = \"1h\"\nudp-stream = \"1h\"\n",
+        rules(&SERVICES)
+    );
+    lab.apply(&text, "native")?;
+    let slots = lab.stats()?.flows.size;
+    ensure!(slots == 2 * SIZE, "{slots} slots");
+    // Nobody answers there, but for the kernel, with errors.
+    let storm = |first: u16| -> Result<()> {
+        (first..first + 2 * slots as u16).try_for_each(|port| {
+            let to = SocketAddr::new(lab.outside.v4.into(), port);
+            many.send_to(b"anybody there?", mapped(&many, to)?)?;
+            Ok(())
+        })
+    };
+
+    storm(20_000)?;
+    let full = lab.stats()?.flows;
+    // Each took a free slot or somebody's, and nothing else has ended a flow.
+    ensure!(full.created + full.evicted == 2 * slots, "{full:?}");
+    ensure!(full.used == full.created, "{full:?}");
+    ensure!(full.used <= slots && full.used > slots * 9 / 10, "{full:?}");
+
+    let to = SocketAddr::new(lab.outside.v4.into(), UDP_PORT);
+    let clients: Vec<UdpSocket> = (0..CLIENTS)
+        .map(|_| udp(&lab.inside, 0))
+        .collect::<Result<_>>()?;
+    for client in &clients {
+        ensure!(asks(client, to, &resolver)?, "the newest flow is answered");
+    }
+    // Those that were answered stay before those that were not, however new.
+    storm(30_000)?;
+    for client in &clients {
+        let back = SocketAddr::new(lab.inside.v4.into(), client.local_addr()?.port());
+        resolver.send_to(b"still there", mapped(&resolver, back)?)?;
+        ensure!(client.recv(&mut [0; 64]).is_ok(), "{:#?}", lab.stats()?);
+    }
+    let flows = lab.stats()?.flows;
+    let opened = 4 * slots + CLIENTS as u64;
+    ensure!(flows.created + flows.evicted == opened, "{flows:?}");
+    ensure!(flows.used == flows.created, "{flows:?}");
+    ensure!(flows.used <= slots, "{flows:?}");
+    ensure!(flows.contended == 0, "{flows:?}");
+    Ok(())
+}
+
 /// A rule for SYN alone lets whole connections through: what follows is an answer to the SYN-ACK that left.
 #[test]
 fn a_rule_for_new_connections_alone_serves_them() -> Result<()> {
