@@ -2,6 +2,7 @@
 
 mod command;
 mod control;
+mod egress;
 mod faults;
 mod flows;
 mod forwarding;

@@ -121,3 +121,47 @@ fn no_lease_is_obtained_where_the_file_says_so() -> Result<()> {
     ensure!(lab.stats()?.dropped("no-rule") == before + 1);
     Ok(())
 }
+
+/// Where nothing may leave that no rule names, the client's questions do, unless the file says that they do not.
+#[test]
+fn a_lease_is_asked_for_though_nothing_else_may_leave() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let closed = rules(&[]) + "\n[defaults]\negress = \"drop\"\n";
+    lab.apply(
+        &format!("{closed}\n[essentials]\ndhcp-client = false\n"),
+        "native",
+    )?;
+    let server = server(&lab)?;
+    let outcome = lab.inside.run(&mut client(&lab)?)?;
+    ensure!(outcome.code == Some(1), "it has a lease: {outcome}");
+    ensure!(
+        !server.said()?.contains("DHCPDISCOVER"),
+        "it was asked: {}",
+        server.said()?
+    );
+    let stats = lab.stats()?;
+    // As often as the client asks.
+    ensure!(stats.dropped("egress-no-rule") >= 4, "{stats:#?}");
+
+    lab.apply(&closed, "native")?;
+    let before = lab.stats()?;
+    let log = lab.directory().join("udhcpc.log");
+    let mut client = Daemon::start(
+        &lab.inside,
+        &mut client(&lab)?,
+        &log,
+        "lease: bound 192.0.2.1",
+    )?;
+    client.signal(Signal::USR1)?;
+    client.wait_for("lease: renew 192.0.2.1")?;
+    let stats = lab.stats()?;
+    // Discover, request, and the request to renew.
+    ensure!(
+        stats.passed("egress-essential") >= before.passed("egress-essential") + 3,
+        "{stats:#?}"
+    );
+    ensure!(stats.egress.dropped == before.egress.dropped, "{stats:#?}");
+    Ok(())
+}
