@@ -1,9 +1,12 @@
 //! Sessions that last, such as those of ssh: older than the firewall, and idle for longer than their flow's entry lives.
+//! Exchanges over UDP that were idle for as long go on when this host speaks again.
 
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 
 use anyhow::{Context as _, Result, ensure};
-use firewall_tests::net::traffic::{Echo, PATIENCE, exchange, tcp, wait_until};
+use firewall_tests::net::traffic::{
+    Echo, PATIENCE, exchange, mapped, reaches, tcp, udp, wait_until,
+};
 use firewall_tests::net::{Host, Lab, MODES, rules};
 
 const PORT: u16 = 2222;
@@ -11,13 +14,13 @@ const PORT: u16 = 2222;
 /// Flows that live for as short as can be told.
 pub(crate) const IMPATIENT: &str = "\n[flows.timeouts]\ntcp-established = \"1s\"\n";
 
-fn live_flows(lab: &Lab) -> Result<u64> {
+fn live_flows(lab: &Lab, protocol: &str) -> Result<u64> {
     let arguments = [
         "flows",
         "-i",
         lab.inside.interface(),
         "--protocol",
-        "tcp",
+        protocol,
         "--format",
         "json",
     ];
@@ -28,7 +31,9 @@ fn live_flows(lab: &Lab) -> Result<u64> {
 
 /// Waits until no flow of TCP is left.
 pub(crate) fn wait_until_forgotten(lab: &Lab) -> Result<()> {
-    wait_until("the flows are forgotten", || Ok(live_flows(lab)? == 0))
+    wait_until("the flows are forgotten", || {
+        Ok(live_flows(lab, "tcp")? == 0)
+    })
 }
 
 fn connect(from: &Host, to: SocketAddr) -> Result<TcpStream> {
@@ -90,5 +95,54 @@ fn a_session_goes_on_though_its_flow_is_forgotten() -> Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+/// Has this host speak, and hears it.
+fn speak(from: &UdpSocket, to: SocketAddr, receiver: &UdpSocket) -> Result<()> {
+    from.send_to(b"?", mapped(from, to)?)?;
+    receiver.recv(&mut [0; 8]).context("what leaves")?;
+    Ok(())
+}
+
+#[test]
+fn an_exchange_over_udp_that_was_idle_goes_on_with_the_next_packet_that_leaves() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let (near, far) = (udp(&lab.inside, PORT)?, udp(&lab.outside, PORT)?);
+    let short = "\n[flows.timeouts]\nudp = \"1s\"\nudp-stream = \"1s\"\n";
+    lab.apply(&(rules(&[]) + short), "native")?;
+    for (inside, outside) in [
+        (IpAddr::from(lab.inside.v4), IpAddr::from(lab.outside.v4)),
+        (lab.inside.v6.into(), lab.outside.v6.into()),
+    ] {
+        let (inside, outside) = (
+            SocketAddr::new(inside, PORT),
+            SocketAddr::new(outside, PORT),
+        );
+        let before = lab.stats()?.dropped("flow-expired");
+        // A conversation and one question have different timeouts; the second one is in the slot of the first.
+        for (round, questions) in (1..).zip([3, 1]) {
+            let what = format!("{inside}, round {round}");
+            for _ in 0..questions {
+                speak(&near, outside, &far)?;
+                ensure!(reaches(&far, inside, &near)?, "{what}: no answer");
+            }
+            wait_until(
+                "the flow is forgotten",
+                || Ok(live_flows(&lab, "udp")? == 0),
+            )
+            .with_context(|| what.clone())?;
+            ensure!(!reaches(&far, inside, &near)?, "{what}: too late an answer");
+            let expired = lab.stats()?.dropped("flow-expired") - before;
+            ensure!(expired == round, "{what}: {:#?}", lab.stats()?);
+        }
+        speak(&near, outside, &far)?;
+        ensure!(reaches(&far, inside, &near)?, "{inside}: it goes on");
+    }
+    let stats = lab.stats()?;
+    ensure!(stats.passed("answer") == 10, "{stats:#?}");
+    ensure!(stats.totals.dropped.packets == 4, "{stats:#?}");
     Ok(())
 }
