@@ -6,12 +6,12 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use firewall_tests::net::traffic::{Echo, PATIENCE, tcp};
-use firewall_tests::net::{Daemon, Lab, MODES, rules};
+use firewall_tests::net::{Daemon, Host, Lab, MODES, rules};
 
 const BYTES: usize = 16 << 20;
 
-/// Starts nginx on the host outside, which serves the large file as `/large` on port 80.
-fn nginx(lab: &Lab) -> Result<Daemon> {
+/// Starts nginx on a host of the lab, which serves the large file as `/large` on port 80.
+pub(crate) fn nginx(lab: &Lab, host: &Host) -> Result<Daemon> {
     let root = lab.directory().join("www");
     fs::create_dir_all(&root)?;
     fs::write(root.join("large"), content())?;
@@ -35,7 +35,7 @@ fn nginx(lab: &Lab) -> Result<Daemon> {
         .arg("-c")
         .arg(configuration);
     let log = lab.directory().join("nginx.log");
-    Daemon::start(&lab.outside, &mut command, &log, "start worker process ")
+    Daemon::start(host, &mut command, &log, "start worker process ")
 }
 
 /// What the large file holds: a lost, repeated or misplaced segment changes it.
@@ -45,8 +45,8 @@ fn content() -> Vec<u8> {
         .collect()
 }
 
-/// Fetches `/large` from the host with this address by curl; what came.
-fn fetch(lab: &Lab, address: IpAddr) -> Result<Vec<u8>> {
+/// Fetches `/large` from the host with this address by curl, on another; what came.
+fn fetch(lab: &Lab, client: &Host, address: IpAddr) -> Result<Vec<u8>> {
     let file = lab.directory().join("fetched");
     let url = format!("http://{}/large", SocketAddr::new(address, 80));
     let mut command = Command::new("curl");
@@ -66,14 +66,14 @@ fn fetch(lab: &Lab, address: IpAddr) -> Result<Vec<u8>> {
         ])
         .arg(&file)
         .arg(url);
-    lab.inside.run(&mut command)?.success()?;
+    client.run(&mut command)?.success()?;
     Ok(fs::read(file)?)
 }
 
-/// Fetches the large file over IPv4 and IPv6.
-fn fetch_all(lab: &Lab, what: &str) -> Result<()> {
-    for address in [IpAddr::from(lab.outside.v4), IpAddr::from(lab.outside.v6)] {
-        let fetched = fetch(lab, address).with_context(|| format!("{what}, {address}"))?;
+/// Fetches the large file over IPv4 and IPv6 from one host to the other.
+pub(crate) fn fetch_all(lab: &Lab, client: &Host, server: &Host, what: &str) -> Result<()> {
+    for address in [IpAddr::from(server.v4), IpAddr::from(server.v6)] {
+        let fetched = fetch(lab, client, address).with_context(|| format!("{what}, {address}"))?;
         // Not ensure!(a == b), which would print both.
         let whole = fetched == content();
         ensure!(
@@ -91,9 +91,9 @@ fn a_download_arrives_whole() -> Result<()> {
         let Some(lab) = Lab::new()? else {
             return Ok(());
         };
-        let _server = nginx(&lab)?;
+        let _server = nginx(&lab, &lab.outside)?;
         lab.apply(&rules(&[]), mode)?;
-        fetch_all(&lab, mode)?;
+        fetch_all(&lab, &lab.inside, &lab.outside, mode)?;
         let stats = lab.stats()?;
         ensure!(stats.passed("answer") > 100, "{mode}: {stats:#?}");
         ensure!(stats.totals.dropped.packets == 0, "{mode}: {stats:#?}");
@@ -157,7 +157,7 @@ fn a_download_in_jumbo_frames_with_gro_arrives_whole() -> Result<()> {
             host.ip(&format!("link set {interface} mtu {MTU}"))?;
             host.must(&format!("ethtool -K {interface} gro on"))?;
         }
-        let _server = nginx(&lab)?;
+        let _server = nginx(&lab, &lab.outside)?;
         lab.apply(&rules(&[]), mode)?;
         let features = lab
             .inside
@@ -166,7 +166,7 @@ fn a_download_in_jumbo_frames_with_gro_arrives_whole() -> Result<()> {
             features.contains("generic-receive-offload: on"),
             "{mode}: {features}"
         );
-        fetch_all(&lab, mode)?;
+        fetch_all(&lab, &lab.inside, &lab.outside, mode)?;
         let stats = lab.stats()?;
         let answers = stats.passes.iter().find(|pass| pass.reason == "answer");
         let answers = answers.context("no such reason")?;

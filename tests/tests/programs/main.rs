@@ -10,6 +10,7 @@ mod leases;
 mod logins;
 mod names;
 mod path_mtu;
+mod readme;
 mod sessions;
 mod traces;
 

@@ -19,7 +19,7 @@ fn text_record(name: &str, bytes: usize) -> String {
 }
 
 /// What drill says when it asks `server`; `question` is cut at spaces.
-fn ask(lab: &Lab, server: IpAddr, question: &str) -> Result<String> {
+pub(crate) fn ask(lab: &Lab, server: IpAddr, question: &str) -> Result<String> {
     let mut command = Command::new("drill");
     // Not the resolvers of this machine.
     command.args(["-c", "/dev/null"]).args(question.split(' '));
