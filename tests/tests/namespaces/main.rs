@@ -12,6 +12,7 @@ mod link_layer;
 mod multicast;
 mod probe;
 mod replies;
+mod resets;
 mod shapes;
 mod switching;
 mod traffic;
