@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::command;
 use crate::command::flows::Filter;
-use crate::kernel::guard::ModeChoice;
+use crate::kernel::attach::ModeChoice;
 use crate::output::{Format, Output, Refused};
 
 /// A packet filter at XDP: what no rule lets in is dropped before the kernel allocates a buffer for it.

@@ -1,5 +1,6 @@
 //! The kernel's side, seen from user space: the only module that names aya.
 
+pub mod attach;
 pub mod counters;
 pub mod description;
 pub mod flows;

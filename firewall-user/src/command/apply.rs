@@ -6,8 +6,9 @@ use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
 use super::interface;
+use crate::kernel::attach::{self, ModeChoice};
 use crate::kernel::flows::Wanted;
-use crate::kernel::guard::{self, Found, Guard, ModeChoice, remove_stale};
+use crate::kernel::guard::{Found, Guard, remove_stale};
 use crate::kernel::interface::{Interface, Kind, Mode};
 use crate::kernel::{offload, pins};
 use crate::output::{self, Format, Output, Refused};
@@ -53,7 +54,7 @@ pub(crate) fn run(file: &Path, names: &[String], mode: ModeChoice, output: &Outp
         let interface = interface(name)?;
         let found = Guard::find(&interface)?;
         if !matches!(found, Found::Guard(_)) {
-            guard::check(&interface)?;
+            attach::check(&interface)?;
         }
         targets.push((interface, found));
     }

@@ -15,6 +15,8 @@
 //! - Where there has to be room for more counters, each program is replaced in its link. New or old, both look into the
 //!   same policy and the same flow table.
 
+mod growth;
+
 use std::collections::HashSet;
 use std::io;
 use std::path::Path;
@@ -22,16 +24,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, Map, MapData};
-use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
-use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcAttachType};
-use aya::programs::xdp::XdpLink;
-use aya::programs::{ProgramError, ProgramInfo, SchedClassifier, Xdp, XdpMode};
-use aya::util::KernelVersion;
-use aya_obj::programs::XdpAttachType;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::TcAttachType;
+use aya::programs::{ProgramInfo, SchedClassifier};
 use firewall_common::abi::{
     MAP_CONTROL, MAP_COUNTERS, MAP_FRAGMENTS, MAP_IMAGES, SLOTS, control::Control, image::Line,
 };
 
+use super::attach::{self, ModeChoice};
 use super::counters::Counters;
 use super::description::Description;
 use super::flows::{self, Fill, FlowTable, LiveFlow, Wanted};
@@ -41,9 +41,6 @@ use super::interface::{Interface, Mode};
 use super::pins::{self, Hook, Pins};
 use super::programs;
 use super::record::Record;
-
-/// The oldest kernel that takes the programs: tcx came with it.
-const OLDEST_KERNEL: KernelVersion = KernelVersion::new(6, 6, 0);
 
 /// Counters for which there is room from the start, whatever the first policy names: 256 KiB a CPU.
 const INITIAL_COUNTERS: u32 = 1 << 14;
@@ -60,18 +57,6 @@ const SHARED: [&str; MAP_IMAGES.len() + flows::MAPS.len() + 2] = {
 const DETACH_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often it is asked whether it has.
 const DETACH_POLL: Duration = Duration::from_millis(2);
-
-/// Which mode to attach in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum ModeChoice {
-    /// Native where the driver can, else generic.
-    #[default]
-    Auto,
-    /// In the driver or not at all.
-    Native,
-    /// In the kernel's stack.
-    Generic,
-}
 
 /// What is found on an interface.
 #[derive(Debug)]
@@ -166,7 +151,7 @@ impl Guard {
         description: &Description,
         wanted: &Wanted,
     ) -> Result<Box<Self>> {
-        check(interface)?;
+        attach::check(interface)?;
         let pins = Pins::of(&interface.name);
         pins.remove()?;
         pins.create()?;
@@ -223,8 +208,8 @@ impl Guard {
         let clock = instance.clock().pin(pins.clock());
         clock.context("pinning the clock")?;
 
-        let egress = attach_egress(instance.egress(), interface)?;
-        let ingress = attach_ingress(&mut instance, interface, mode)?;
+        let egress = attach::egress(instance.egress(), interface)?;
+        let ingress = attach::ingress(&mut instance, interface, mode)?;
         // From here the interface is guarded; when both links are pinned, also if this process ends.
         for (hook, link) in [(Hook::Egress, egress), (Hook::Ingress, ingress)] {
             link.pin(pins.link(hook)).context("pinning a link")?;
@@ -321,7 +306,7 @@ impl Guard {
         let path = self.pins.program(Hook::Egress);
         let mut program = SchedClassifier::from_pin(&path)
             .with_context(|| format!("opening {}", path.display()))?;
-        let link = attach_egress(&mut program, interface)?;
+        let link = attach::egress(&mut program, interface)?;
         pins::replace(&self.pins.link(Hook::Egress), |next| {
             link.pin(next).map(drop)
         })?;
@@ -378,107 +363,6 @@ impl Guard {
     /// What the kernel says.
     pub fn counters(&self) -> Result<Counters> {
         Counters::open(&self.pins)
-    }
-
-    /// Sees to it that the program at work can count everything that `next` names. Returns the counters but for a map
-    /// that is new and empty.
-    fn make_room(&mut self, next: &Description) -> Result<Counters> {
-        let program = self.settle()?;
-        let counters = self.counters()?;
-        let (number, room) = counters.used_by(&program)?;
-        self.drop_earlier_nexts(number)?;
-        // Later maps are of programs that a killed `grow` never put to work. The last goes first: numbers have no gaps.
-        for unused in (number + 1..counters.maps()).rev() {
-            for hook in Hook::ALL {
-                pins::remove_file(&self.pins.next(hook, unused))?;
-            }
-            pins::remove_file(&self.pins.counters(unused))?;
-        }
-        if highest_slot(next) >= room {
-            self.grow(number + 1, roomy(next).max(2 * room))?;
-        }
-        Ok(counters)
-    }
-
-    /// Removes what programs went on to that counted in a map before that with this number. That is done by the next switch
-    /// after [`Self::grow`], not at once: a packet may be on its way through them.
-    fn drop_earlier_nexts(&self, number: usize) -> Result<()> {
-        for before in 0..number {
-            for hook in Hook::ALL {
-                pins::remove_file(&self.pins.next(hook, before))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends what a killed [`Self::grow`] has begun, or clears it away if none of its programs is at work. Returns the XDP
-    /// program, which like the other is pinned under its name.
-    fn settle(&mut self) -> Result<ProgramInfo> {
-        let mut begun = false;
-        for hook in Hook::ALL {
-            let next = self.pins.program_next(hook);
-            begun |=
-                pins::exists(&next)? && program_at(&next)?.id() == program_in(&self.pins, hook)?;
-        }
-        for hook in Hook::ALL {
-            if begun {
-                self.put_next_to_work(hook)?;
-            } else {
-                pins::remove_file(&self.pins.program_next(hook))?;
-            }
-        }
-        let path = self.pins.program(Hook::Ingress);
-        let program = program_at(&path)?;
-        if program.id() != self.program_id {
-            bail!(
-                "{} is not the program that the link runs: detach and apply again",
-                path.display()
-            );
-        }
-        Ok(program)
-    }
-
-    /// Replaces the programs by instances of themselves that have every map in common with them but that of the counters,
-    /// which is pinned as number `number` and has `room` slots. From one packet to the next, each link runs the one or the
-    /// other, both under the policy in force; what the old ones have counted stays where it is.
-    fn grow(&mut self, number: usize, room: u32) -> Result<()> {
-        for name in SHARED {
-            self.open(name)?;
-        }
-        let shared = SHARED.map(|name| (name, self.pins.map(name)));
-        let mut instance = Instance::load_over(room, shared.into())?;
-        // Whatever is at work has its counters pinned, and when one of the programs is, both are.
-        pin_map(&mut instance, MAP_COUNTERS, &self.pins.counters(number))?;
-        for hook in Hook::ALL {
-            pin_map(
-                &mut instance,
-                hook.next_map(),
-                &self.pins.next(hook, number),
-            )?;
-            pin_program(&mut instance, hook, &self.pins.program_next(hook))?;
-        }
-        for hook in Hook::ALL {
-            self.put_next_to_work(hook)?;
-        }
-        Ok(())
-    }
-
-    /// Has the link run the next program, if there is one, and gives that the name of what is at work.
-    fn put_next_to_work(&mut self, hook: Hook) -> Result<()> {
-        let next = self.pins.program_next(hook);
-        if !pins::exists(&next)? {
-            return Ok(());
-        }
-        let id = program_at(&next)?.id();
-        if program_in(&self.pins, hook)? != id {
-            run_in(link(&self.pins, hook)?, hook, &next)
-                .context("the kernel did not replace a program by one with more counters")?;
-        }
-        match hook {
-            Hook::Ingress => self.program_id = id,
-            Hook::Egress => self.egress_id = Some(id),
-        }
-        pins::rename(&next, &self.pins.program(hook))
     }
 
     /// Frees the memory of an image that decides nothing any more.
@@ -581,21 +465,6 @@ fn program_at(path: &Path) -> Result<ProgramInfo> {
     ProgramInfo::from_pin(path).with_context(|| format!("opening {}", path.display()))
 }
 
-/// Replaces what `link` runs by the program that is pinned at `path`, from one packet to the next.
-fn run_in(link: FdLink, hook: Hook, path: &Path) -> Result<()> {
-    match hook {
-        Hook::Ingress => {
-            let mut program = Xdp::from_pin(path, XdpAttachType::Interface)?;
-            program.attach_to_link(XdpLink::try_from(link)?)?;
-        }
-        Hook::Egress => {
-            let mut program = SchedClassifier::from_pin(path)?;
-            program.attach_to_link(SchedClassifierLink::try_from(link)?)?;
-        }
-    }
-    Ok(())
-}
-
 fn pin_program(instance: &mut Instance, hook: Hook, path: &Path) -> Result<()> {
     let pinned = match hook {
         Hook::Ingress => instance.program().pin(path),
@@ -615,108 +484,6 @@ fn control(pins: &Pins) -> Result<Array<MapData, Record<Control>>> {
     let data =
         MapData::from_pin(pins.map(MAP_CONTROL)).context("opening the pinned control map")?;
     Ok(Array::try_from(Map::Array(data))?)
-}
-
-/// What an interface without our program must be, before anything is touched.
-///
-/// # Errors
-///
-/// A sentence that says why it cannot be guarded.
-pub fn check(interface: &Interface) -> Result<()> {
-    if interface.is_loopback {
-        bail!(
-            "{} is the loopback interface: what it carries never was on a network",
-            interface.name
-        );
-    }
-    if !interface.is_ethernet {
-        bail!(
-            "{} carries no Ethernet frames (it is a tunnel, say), and those are what the firewall reads: guard the interface \
-             that its packets come through",
-            interface.name
-        );
-    }
-    let kernel = KernelVersion::current().context("asking for the kernel's version")?;
-    if kernel < OLDEST_KERNEL {
-        bail!(
-            "this kernel is too old: Linux 6.6 or later is needed, for tcx, which shows what leaves the host"
-        );
-    }
-    if is_realtime() {
-        bail!(
-            "this kernel is a real-time one (PREEMPT_RT), where a packet may be interrupted by another between two programs \
-             that have to follow each other: it is not supported"
-        );
-    }
-    if let Some((mode, id)) = interface.xdp.first() {
-        bail!(
-            "{} already has an XDP program that is not this firewall's (id {id}, {} mode): `bpftool prog show id {id}` \
-             tells what it is; remove it first",
-            interface.name,
-            mode.as_str(),
-        );
-    }
-    Ok(())
-}
-
-/// Whether the kernel is a real-time one, which says so in its version (init/Makefile; `UTS_VERSION`).
-fn is_realtime() -> bool {
-    let uname = rustix::system::uname();
-    let version = uname.version().to_string_lossy();
-    version.split_whitespace().any(|word| word == "PREEMPT_RT")
-}
-
-/// Attaches the program for what leaves, before all others: of those behind it none can let a packet out unseen.
-fn attach_egress(program: &mut SchedClassifier, interface: &Interface) -> Result<FdLink> {
-    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let attached = program
-        .attach_with_options(&interface.name, TcAttachType::Egress, options)
-        .with_context(|| {
-            format!(
-                "the kernel refused to show the firewall what leaves through {}",
-                interface.name
-            )
-        })?;
-    FdLink::try_from(program.take_link(attached)?).context("this kernel has no BPF links for tcx")
-}
-
-fn attach_ingress(
-    instance: &mut Instance,
-    interface: &Interface,
-    mode: ModeChoice,
-) -> Result<FdLink> {
-    let program = instance.program();
-    let attempts: &[XdpMode] = match mode {
-        ModeChoice::Auto => &[XdpMode::Driver, XdpMode::Skb],
-        ModeChoice::Native => &[XdpMode::Driver],
-        ModeChoice::Generic => &[XdpMode::Skb],
-    };
-    let mut refused = None;
-    for &attempt in attempts {
-        match program.attach_to_if_index(interface.index, attempt) {
-            Ok(id) => {
-                let link = program.take_link(id)?;
-                return FdLink::try_from(link).context("this kernel has no BPF links for XDP");
-            }
-            Err(error) => refused = Some(error),
-        }
-    }
-    let error = refused.expect("at least one attempt was made");
-    let why = match (&error, mode) {
-        (ProgramError::SyscallError(call), _) if call.io_error.raw_os_error() == Some(16) => {
-            "somebody else has just attached an XDP program"
-        }
-        (_, ModeChoice::Native) => {
-            "the driver does not take it in native mode; `--mode generic` works with any driver"
-        }
-        _ => "the kernel refused it",
-    };
-    Err(error).with_context(|| {
-        format!(
-            "the firewall cannot be attached to {}: {why}",
-            interface.name
-        )
-    })
 }
 
 /// Slots that a description names.
