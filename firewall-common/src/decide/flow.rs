@@ -16,7 +16,10 @@
 //! Two CPUs that open the same flow at once may both succeed. Everybody then uses the first; the other one times out.
 //! Changes of state are swaps of the whole slot word too: they fail if the slot was given away.
 
+#[cfg(not(target_arch = "bpf"))]
+mod host;
 pub mod ports;
+mod rank;
 pub mod tcp;
 
 use crate::abi::flow::{
@@ -536,157 +539,6 @@ fn open<W: Word>(
         };
     }
     Recorded::Contended
-}
-
-/// Which slot a new flow takes: the one of the highest rank, which is a class, below it the idle time, and below that
-/// three bits for the slot's index.
-mod rank {
-    use super::{Settings, SlotWord, State, WAYS};
-
-    /// The slot is being written.
-    pub(super) const NEVER: u64 = 0;
-    /// The flow was answered, and is open as far as anybody knows.
-    const ANSWERED: u64 = 1;
-    /// A question was answered, and that was perhaps all: thousands of names that are looked up push out no connection.
-    const ANSWERED_ONCE: u64 = 2;
-    /// The connection is being closed.
-    const CLOSING: u64 = 3;
-    /// The flow was not answered: what a storm of new flows consists of makes room for itself.
-    const UNANSWERED: u64 = 4;
-    /// The connection was reset: there is hardly anything to lose.
-    const RESET: u64 = 5;
-    /// The timeout has passed.
-    const EXPIRED: u64 = 6;
-    /// From here on no live flow is evicted.
-    pub(super) const GONE: u64 = EXPIRED << CLASS_SHIFT;
-    /// The slot is free.
-    const EMPTY: u64 = 7 << CLASS_SHIFT;
-
-    const CLASS_SHIFT: u32 = 32;
-
-    /// Four bits for each state.
-    const CLASSES: u64 = {
-        let mut classes = 0;
-        let mut index = 0;
-        while index < State::ALL.len() {
-            let state = State::ALL[index];
-            let class = match state {
-                State::SynSent | State::UdpSent | State::EchoSent | State::OtherSent => UNANSWERED,
-                State::FinSent | State::FinReceived | State::FinBoth => CLOSING,
-                State::Reset | State::ResetReceived => RESET,
-                State::UdpAnswered | State::EchoAnswered | State::OtherAnswered => ANSWERED_ONCE,
-                State::SynReceived | State::Established | State::UdpStream => ANSWERED,
-            };
-            classes |= class << (4 * state as u32);
-            index += 1;
-        }
-        classes
-    };
-
-    /// The rank of a slot.
-    #[inline(always)]
-    pub(super) fn of(word: SlotWord, settings: &Settings, now: u32) -> u64 {
-        if word.0 == SlotWord::EMPTY.0 {
-            return EMPTY;
-        }
-        if word.0 == SlotWord::BUSY.0 {
-            return NEVER;
-        }
-        let class = if settings.expired(word, now) {
-            EXPIRED
-        } else {
-            CLASSES >> (4 * word.state_number()) & 15
-        };
-        (class << CLASS_SHIFT) | (u64::from(word.idle(now)) * WAYS as u64)
-    }
-}
-
-#[cfg(not(target_arch = "bpf"))]
-mod host {
-    use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-
-    use super::{Bucket, Flows, Ports, Settings, Word};
-    use crate::abi::flow::PORT_WORDS;
-
-    impl Word for AtomicU64 {
-        #[inline(always)]
-        fn load(&self) -> u64 {
-            self.load(Ordering::Relaxed)
-        }
-
-        #[inline(always)]
-        fn store(&self, value: u64) {
-            self.store(value, Ordering::Relaxed);
-        }
-
-        #[inline(always)]
-        fn swap(&self, from: u64, to: u64) -> bool {
-            let swapped = self
-                .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
-                .is_ok();
-            // The stores that follow must not be seen before the swap is.
-            fence(Ordering::SeqCst);
-            swapped
-        }
-
-        #[inline(always)]
-        fn set(&self, bits: u64) {
-            self.fetch_or(bits, Ordering::SeqCst);
-        }
-
-        #[inline(always)]
-        fn barrier() {
-            fence(Ordering::Acquire);
-        }
-    }
-
-    /// A flow table in plain memory, with a clock that is set by hand.
-    #[derive(Debug)]
-    pub struct HostFlows<'a> {
-        buckets: &'a [Bucket<AtomicU64>],
-        ports: Ports<AtomicU64>,
-        settings: Settings,
-        now: AtomicU32,
-    }
-
-    impl<'a> HostFlows<'a> {
-        /// A table in `buckets`, of which there are as many as `settings` say.
-        pub const fn new(buckets: &'a [Bucket<AtomicU64>], settings: Settings) -> Self {
-            Self {
-                buckets,
-                ports: Ports {
-                    words: [const { AtomicU64::new(0) }; PORT_WORDS],
-                },
-                settings,
-                now: AtomicU32::new(0),
-            }
-        }
-
-        /// Sets the clock, in ticks.
-        pub fn set_now(&self, now: u32) {
-            self.now.store(now, Ordering::Relaxed);
-        }
-    }
-
-    impl Flows for HostFlows<'_> {
-        type Word = AtomicU64;
-
-        fn settings(&self) -> Option<&Settings> {
-            Some(&self.settings)
-        }
-
-        fn ports(&self) -> Option<&Ports<AtomicU64>> {
-            Some(&self.ports)
-        }
-
-        fn bucket(&self, index: u32) -> Option<&Bucket<AtomicU64>> {
-            self.buckets.get(index as usize)
-        }
-
-        fn now(&self) -> u32 {
-            self.now.load(Ordering::Relaxed)
-        }
-    }
 }
 
 #[cfg(not(target_arch = "bpf"))]

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, thread, vec::Vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::abi::flow::{BucketWords, FlowRecord, MAX_TIMEOUT_TICKS, Timeouts};
+use crate::abi::flow::{BucketWords, FlowRecord, MAX_TIMEOUT_TICKS, PortProtocol, Timeouts};
 use crate::parse::protocol;
 
 /// A table whose tick is a second.
@@ -299,6 +299,27 @@ fn closing_connections_go_before_open_ones_and_after_unanswered_ones() {
     assert_eq!(table.answer(&gre(1)), Answer::Accepted);
     assert_eq!(table.out(&gre(2)), Recorded::CreatedEvicting);
     assert_eq!(table.state(&key(protocol::TCP, 5)), None, "closing");
+}
+
+#[test]
+fn only_ports_that_flows_were_opened_from_are_known() {
+    let table = Table::new(64);
+    let has = |of, port| ports::has(of, port, &table.flows);
+    for port in [0, 63, 64, 40_000, u16::MAX] {
+        let mut packet = udp(1);
+        packet.key.local_port = port;
+        assert!(!has(PortProtocol::Udp, port), "{port}");
+        table.out(&packet);
+        assert!(has(PortProtocol::Udp, port), "{port}");
+        assert!(!has(PortProtocol::Udp, port ^ 1), "{port}");
+        assert!(!has(PortProtocol::Tcp, port), "{port}");
+        // It answers nothing, and opens nothing.
+        packet.key.local_port = port ^ 2;
+        assert_eq!(table.answer(&packet), Answer::NoFlow);
+        assert!(!has(PortProtocol::Udp, port ^ 2), "{port}");
+    }
+    table.out(&gre(1));
+    assert_eq!(table.records().len(), 6);
 }
 
 /// Whoever makes a host look up names all the time pushes out other look-ups, not its connections.
