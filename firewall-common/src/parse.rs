@@ -157,6 +157,29 @@ pub fn identification<F: Frame + ?Sized>(frame: &F) -> Option<u32> {
     }
 }
 
+/// An IP header as it lies in the frame, without options or extensions.
+#[derive(Clone, Copy, Debug)]
+pub enum IpHeader<'a> {
+    /// IPv4.
+    V4(&'a [u8; 20]),
+    /// IPv6.
+    V6(&'a [u8; 40]),
+}
+
+/// The headers of a TCP segment that [`parse`] has made `packet` of. `None` where they cannot be reached.
+#[inline(always)]
+pub fn tcp_headers<'a, F: Frame + ?Sized>(
+    frame: &'a F,
+    packet: &Packet,
+) -> Option<(IpHeader<'a>, &'a [u8; transport::TCP_HEADER])> {
+    let ip = match ethernet::parse(frame).ok()? {
+        Content::Ipv4 { offset } => IpHeader::V4(frame.view(offset)?),
+        Content::Ipv6 { offset } => IpHeader::V6(frame.view(offset)?),
+        Content::Arp | Content::LinkLayer => return None,
+    };
+    Some((ip, frame.view(packet.upper.start)?))
+}
+
 /// Reads a frame's headers.
 ///
 /// # Errors

@@ -10,6 +10,7 @@ use crate::abi::image::{Line, Record};
 use crate::decide::flow::Flows;
 #[cfg(not(target_arch = "bpf"))]
 use crate::decide::flow::HostFlows;
+use crate::parse::{IpHeader, transport::TCP_HEADER};
 
 /// Everything outside the packet that a decision depends on or changes.
 pub trait World {
@@ -31,6 +32,9 @@ pub trait World {
     /// Whether the host has a TCP connection with these ends: established or later, or opened by the other end. A listening
     /// socket is none, and neither is one that has sent a SYN and waits, of which there is a flow. Asked only where nothing cheaper has decided.
     fn has_connection(&self, key: &Key) -> bool;
+
+    /// Whether a TCP segment acknowledges a SYN cookie of this host; `ip` is the header that it came with. Asked last of all.
+    fn acknowledges_cookie(&self, ip: IpHeader<'_>, tcp: &[u8; TCP_HEADER]) -> bool;
 
     /// Whether one more packet of this kind may be let in now.
     fn admits(&self, kind: Limited) -> bool;
@@ -166,6 +170,10 @@ impl<'a, C: Fn(u32, u32)> World for HostWorld<'a, C> {
     }
 
     fn has_connection(&self, _: &Key) -> bool {
+        false
+    }
+
+    fn acknowledges_cookie(&self, _: IpHeader<'_>, _: &[u8; TCP_HEADER]) -> bool {
         false
     }
 

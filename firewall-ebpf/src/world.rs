@@ -7,13 +7,17 @@
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_CURRENT_NETNS, bpf_sock_tuple},
     cty::c_void,
-    helpers::generated::{bpf_jiffies64, bpf_sk_release, bpf_skc_lookup_tcp},
+    helpers::generated::{
+        bpf_jiffies64, bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_raw_check_syncookie_ipv4,
+        bpf_tcp_raw_check_syncookie_ipv6,
+    },
 };
 use firewall_common::abi::{
     flow::Key,
     fragment::{FragmentKey, Remembered},
 };
 use firewall_common::decide::flow::Flows as _;
+use firewall_common::parse::{IpHeader, transport::TCP_HEADER};
 use firewall_common::tables::{Limited, World};
 
 use crate::flows::KernelFlows;
@@ -132,6 +136,23 @@ impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
             bpf_sk_release(socket.cast());
             !matches!(state, state::LISTEN | state::CLOSE | state::SYN_SENT)
         }
+    }
+
+    #[inline(always)]
+    fn acknowledges_cookie(&self, ip: IpHeader<'_>, tcp: &[u8; TCP_HEADER]) -> bool {
+        let tcp = tcp.as_ptr().cast_mut().cast();
+        // SAFETY: the helpers read 20 or 40 bytes of IP header and 20 of TCP's, which the slices have.
+        let error = unsafe {
+            match ip {
+                IpHeader::V4(ip) => {
+                    bpf_tcp_raw_check_syncookie_ipv4(ip.as_ptr().cast_mut().cast(), tcp)
+                }
+                IpHeader::V6(ip) => {
+                    bpf_tcp_raw_check_syncookie_ipv6(ip.as_ptr().cast_mut().cast(), tcp)
+                }
+            }
+        };
+        error == 0
     }
 
     #[inline(always)]

@@ -111,6 +111,11 @@ pub const NOT_PASSED_BY_A_FRAME: &[(PassReason, &str)] = &[
         "decide/fragment/tests.rs; parity.rs: later_fragments_follow_the_first",
     ),
     (PassReason::Connection, FLOWS),
+    (
+        PassReason::Cookie,
+        "takes a cookie of this host: namespaces/replies.rs: \
+         a_rule_for_new_connections_alone_serves_them_with_syn_cookies_too",
+    ),
     (PassReason::EgressDefault, EGRESS),
     (PassReason::EgressReply, EGRESS),
     (PassReason::EgressEssential, EGRESS),

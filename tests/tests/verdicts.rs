@@ -7,6 +7,7 @@ use firewall_common::abi::fragment::FragmentKey;
 use firewall_common::abi::image::Line;
 use firewall_common::abi::reason::{DropReason, PassReason};
 use firewall_common::decide::{Cause, Decision, decide, egress};
+use firewall_common::parse::{IpHeader, transport::TCP_HEADER};
 use firewall_common::tables::{HostTables, HostWorld, Limited, MaybeFlows, World};
 use firewall_tests::corpus::{self, By, Case, Under};
 use firewall_tests::packets::*;
@@ -278,6 +279,10 @@ impl World for NoTables {
     }
 
     fn has_connection(&self, _: &Key) -> bool {
+        false
+    }
+
+    fn acknowledges_cookie(&self, _: IpHeader<'_>, _: &[u8; TCP_HEADER]) -> bool {
         false
     }
 

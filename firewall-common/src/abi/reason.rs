@@ -130,6 +130,7 @@ reasons! {
         Fragment = 12, "fragment", "A later fragment of a datagram whose first one was accepted.";
         FragmentEarly = 13, "fragment-early", "A later fragment whose first one was not seen; without that nothing is reassembled.";
         EgressConnection = 14, "egress-connection", "Left although no egress rule accepts it, because it belongs to a TCP connection that was open before.";
+        Cookie = 16, "cookie", "Completes a TCP connection whose SYN this host answered with a cookie.";
         EgressFragment = 15, "egress-fragment-later", "A later fragment of a datagram whose first one left.";
     }
 }

@@ -4,12 +4,12 @@ use super::Decision;
 use super::egress::opens_connection;
 use super::flow::{self, Answer, FlowPacket, Kind, Segment};
 use crate::abi::flow::{Key, PortProtocol};
-use crate::abi::image::Selector;
+use crate::abi::image::{Selector, header};
 use crate::abi::reason::{DropReason, PassReason};
 use crate::frame::Frame;
 use crate::parse::transport::{conversation, echo_identifier, tcp_flag};
-use crate::parse::{Addresses, Packet, Transport};
-use crate::tables::World;
+use crate::parse::{self, Addresses, Packet, Transport};
+use crate::tables::{Tables as _, World};
 
 /// Which end of a packet this host is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,13 +43,13 @@ pub fn decide<F: Frame + ?Sized, W: World>(
     refused: Decision,
     world: &W,
 ) -> Decision {
-    let Some(packet) = flow_packet(frame, packet, Local::Destination) else {
+    let Some(of_flow) = flow_packet(frame, packet, Local::Destination) else {
         return refused;
     };
-    let unknown = match flow::answer(&packet, world.flows()) {
+    let unknown = match flow::answer(&of_flow, world.flows()) {
         Answer::Accepted => return Decision::passed(PassReason::Answer),
         // Attackers send resets that are far outside (RFC 5961, 3).
-        Answer::OutOfWindow if packet.kind.is_reset() => {
+        Answer::OutOfWindow if of_flow.kind.is_reset() => {
             return Decision::dropped(DropReason::TcpOutOfWindow);
         }
         Answer::OutOfWindow => Decision::dropped(DropReason::TcpOutOfWindow),
@@ -60,15 +60,37 @@ pub fn decide<F: Frame + ?Sized, W: World>(
     // The flow may have missed what went another way or was let through without it, so where the kernel knows the connection,
     // its word counts, and the next packet that leaves sets the flow right. A SYN alone opens a connection and cannot belong
     // to one.
-    match packet.kind {
+    match of_flow.kind {
         Kind::Tcp(segment)
             if segment.flags & (tcp_flag::SYN | tcp_flag::ACK) != tcp_flag::SYN
-                && world.has_connection(&packet.key) =>
+                && world.has_connection(&of_flow.key) =>
         {
             Decision::passed(PassReason::Connection)
         }
+        Kind::Tcp(segment)
+            if segment.flags & HANDSHAKE_FLAGS == tcp_flag::ACK
+                && acknowledges_cookie(frame, packet, world) =>
+        {
+            Decision::passed(PassReason::Cookie)
+        }
         _ => unknown,
     }
+}
+
+/// Flags of which the last segment of a handshake has ACK alone.
+const HANDSHAKE_FLAGS: u8 = tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST | tcp_flag::FIN;
+
+/// Whether the segment completes a handshake whose SYN this host has answered with a cookie and forgotten. It is refused only
+/// where a rule accepts SYNs alone, so under other policies nobody asks.
+#[inline(always)]
+fn acknowledges_cookie<F: Frame + ?Sized, W: World>(frame: &F, packet: &Packet, world: &W) -> bool {
+    let asks_flags = world
+        .tables()
+        .and_then(|tables| tables.u32(header::INGRESS + header::FLAGS_CLASSES))
+        .is_some_and(|classes| classes != 0);
+    asks_flags
+        && parse::tcp_headers(frame, packet)
+            .is_some_and(|(ip, tcp)| world.acknowledges_cookie(ip, tcp))
 }
 
 /// The packet as its flow sees it. `None` where its bytes cannot be reached.

@@ -48,6 +48,9 @@ pub(crate) const NEIGHBOUR_DISCOVERY: core::ops::RangeInclusive<u8> = 133..=137;
 /// Hop limit that no router has touched.
 const HOP_LIMIT_ON_LINK: u8 = 255;
 
+/// Bytes of a TCP header without options.
+pub const TCP_HEADER: usize = size_of::<Tcp>();
+
 #[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct Tcp {

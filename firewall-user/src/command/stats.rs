@@ -79,7 +79,7 @@ struct Flows {
     #[serde(flatten)]
     fill: Fill,
     created: u64,
-    /// Opened in the slot of a live one, which is forgotten.
+    /// Of those, opened in the slot of a live one, which is forgotten.
     evicted: u64,
     /// Not opened, because other CPUs took each slot that was tried.
     contended: u64,
@@ -226,7 +226,7 @@ fn read(name: &str, guard: &Guard) -> Result<Stats> {
         ports,
         flows: Flows {
             fill: guard.flow_fill()?,
-            created: sums.reason(FLOWS_CREATED).packets,
+            created: sums.reason(FLOWS_CREATED).packets + sums.reason(FLOWS_EVICTED).packets,
             evicted: sums.reason(FLOWS_EVICTED).packets,
             contended: sums.reason(FLOWS_CONTENDED).packets,
         },

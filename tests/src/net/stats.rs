@@ -36,9 +36,9 @@ pub struct Fill {
     pub used: u64,
     /// Slots.
     pub size: u64,
-    /// Flows that were opened in a free slot, or in that of one that was gone.
+    /// Flows that packets opened.
     pub created: u64,
-    /// Flows that were opened in the slot of a live one.
+    /// Of those, in the slot of a live one.
     pub evicted: u64,
     /// Flows that were not opened, for want of a slot.
     pub contended: u64,

@@ -12,7 +12,8 @@ use crate::abi::fragment::{FragmentKey, LIFETIME_V4_TICKS, LIFETIME_V6_TICKS, Re
 use crate::abi::image::Outcome;
 use crate::abi::reason::{DropReason, PassReason};
 use crate::decide::{Asked, Decision, beyond_rules};
-use crate::parse::{self, Fragment, Parsed, parse, protocol};
+use crate::parse::transport::TCP_HEADER;
+use crate::parse::{self, Fragment, IpHeader, Parsed, parse, protocol};
 use crate::tables::{HostTables, Limited, MaybeFlows, World};
 
 const ACCEPTED: Decision = Decision::by_rules(0, Outcome::new(true, false, 200));
@@ -47,6 +48,10 @@ impl World for Memory {
     }
 
     fn has_connection(&self, _: &Key) -> bool {
+        false
+    }
+
+    fn acknowledges_cookie(&self, _: IpHeader<'_>, _: &[u8; TCP_HEADER]) -> bool {
         false
     }
 
