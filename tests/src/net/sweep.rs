@@ -21,10 +21,13 @@ pub(super) fn sweep() {
     });
 }
 
-/// Removes an interface's pins; with the last reference to them go the program and its maps.
+/// Removes an interface's pins, and those of interfaces that a test has made beside it and named after it; with the last
+/// reference to them go the programs and their maps.
 pub(super) fn unpin(interface: &str) {
-    // Mostly there is none.
-    let _ = fs::remove_dir_all(Path::new(PINS).join(interface));
+    for name in names_in(PINS).filter(|name| name.starts_with(interface)) {
+        // Another process may sweep at the same time.
+        let _ = fs::remove_dir_all(Path::new(PINS).join(name));
+    }
 }
 
 /// Whether `name` is one of ours, and the process it names has ended.
