@@ -493,10 +493,19 @@ impl Lanes {
 /// A node of an address tree: one line, a pointer and the lowest keys of all children but the first, ascending.
 ///
 /// The child to follow is the number of bounds not above the key. Unused bounds are a guard bit, which is above every
-/// key.
+/// key. Few prefixes have few children, and then the line itself has their entries, in the place of bounds.
 pub mod node {
     /// Bit of word 0: children are [`super::Entry`]s from `u32` index `pointer`; else nodes from line `pointer`.
     pub const LEAF: u64 = 1 << 63;
+    /// Bit of word 0: bounds are in the first [`INLINE_BOUND_WORDS`] words behind only, and children are the up to
+    /// [`INLINE_CHILDREN`] [`super::Entry`]s from [`INLINE_ENTRIES`] on.
+    pub const INLINE: u64 = 1 << 62;
+    /// Words with bounds of an inline node.
+    pub const INLINE_BOUND_WORDS: usize = 3;
+    /// Where the entries of an inline node begin, in `u32` of the line.
+    pub const INLINE_ENTRIES: u32 = 8;
+    /// Most children of an inline node.
+    pub const INLINE_CHILDREN: usize = 8;
     /// Fewest bits that an IPv4 root looks at, and most: keys are 15 to 20 bits, in four or three lanes.
     pub const V4_ROOT_BITS: core::ops::RangeInclusive<u32> = 12..=17;
     /// Levels of an IPv4 tree: 22 children a node reach all 2^20 keys in five, 29 all 2^15 keys in four.

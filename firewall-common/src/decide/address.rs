@@ -4,7 +4,7 @@
 //! tree of one-line nodes holds the bounds of the ranges: up to 28 a node for IPv4, seven for IPv6, counted without a
 //! branch. Most IPv4 roots are large enough for one node below them to know the row.
 
-use crate::abi::image::{AddressTable, Entry, Lanes, header, node};
+use crate::abi::image::{AddressTable, Entry, Lanes, Line, header, node};
 use crate::tables::Tables;
 
 /// The row of an IPv4 address, by the table whose line in the header begins at `u32` index `table`; `Some(None)` if it is
@@ -61,6 +61,9 @@ fn descend_wide<T: Tables>(tables: &T, entry: Entry, key: u64) -> Option<Entry> 
     descend::<{ node::V6_LEVELS }, { LANES.highest }, T>(tables, entry, LANES, key)
 }
 
+/// `u32`s in a line.
+const LINE_U32S: u32 = size_of::<Line>() as u32 / 4;
+
 /// Follows the tree under `entry`, if there is one, to the entry of the range that holds `key`. Guards are added up
 /// `LOWER` bits below their place.
 #[inline(always)]
@@ -79,13 +82,27 @@ fn descend<const LEVELS: u32, const LOWER: u32, T: Tables>(
     for _ in 0..LEVELS {
         let node = tables.line(line)?;
         let [pointer, bounds @ ..] = &node.words;
+        let (first, others) = bounds.split_at(node::INLINE_BOUND_WORDS);
         // Seven at most in each lane; LOWER bits are free above the highest for the sum over all lanes.
-        let mut not_above = 0u64;
-        for bound in bounds {
-            not_above += keys.wrapping_sub(*bound) >> LOWER & counted;
+        let count = |not_above: u64, bounds: &[u64]| {
+            let mut not_above = not_above;
+            for bound in bounds {
+                not_above += keys.wrapping_sub(*bound) >> LOWER & counted;
+            }
+            not_above
+        };
+        let child = |not_above: u64| {
+            let sum = not_above.wrapping_mul(lanes.repeat).wrapping_shr(sum_shift);
+            sum as u32
+        };
+        let not_above = count(0, first);
+        if pointer & node::INLINE != 0 {
+            let entries = line.wrapping_mul(LINE_U32S) | node::INLINE_ENTRIES;
+            let child = child(not_above) & (node::INLINE_CHILDREN as u32 - 1);
+            return tables.u32(entries | child).map(Entry);
         }
-        let child = not_above.wrapping_mul(lanes.repeat).wrapping_shr(sum_shift);
-        let child = (*pointer as u32).wrapping_add(child as u32);
+        let child = child(count(not_above, others));
+        let child = (*pointer as u32).wrapping_add(child);
         if pointer & node::LEAF != 0 {
             return tables.u32(child).map(Entry);
         }

@@ -180,7 +180,7 @@ struct Trees<'a> {
     rows: &'a [Entry],
     first_line: u32,
     lines: Vec<Line>,
-    /// Index in `lines` of every leaf.
+    /// Index in `lines` of every leaf whose entries are elsewhere.
     leaves: Vec<usize>,
     entries: Vec<u32>,
     /// Runs of entries already there: most trees of a list of addresses have the same few.
@@ -242,16 +242,26 @@ impl<'a> Trees<'a> {
         let fan_out = self.lanes.bounds() as usize + 1;
         let mut level: Vec<(u64, Line)> = children
             .chunks(fan_out)
-            .map(|chunk| {
-                let run: Vec<u32> = chunk.iter().map(|child| child.entry.0).collect();
-                let pointer = self.run(run);
+            .enumerate()
+            .map(|(index, chunk)| {
+                let entries: Vec<u32> = chunk.iter().map(|child| child.entry.0).collect();
                 let firsts = chunk.iter().map(|child| child.first);
-                let node = pack(self.lanes, node::LEAF | u64::from(pointer), firsts);
+                let node = if chunk.len() <= inline_children(self.lanes) {
+                    let mut node = pack(self.lanes, node::INLINE, firsts);
+                    let words = node.words.iter_mut().skip(1 + node::INLINE_BOUND_WORDS);
+                    for (word, pair) in words.zip(entries.chunks(2)) {
+                        let second = pair.get(1).copied().unwrap_or(0);
+                        *word = u64::from(pair[0]) | u64::from(second) << 32;
+                    }
+                    node
+                } else {
+                    let pointer = self.run(entries);
+                    self.leaves.push(self.lines.len() + index);
+                    pack(self.lanes, node::LEAF | u64::from(pointer), firsts)
+                };
                 (chunk[0].first, node)
             })
             .collect();
-        self.leaves
-            .extend(self.lines.len()..self.lines.len() + level.len());
         while level.len() > 1 {
             let mut pointer = self.append(&level);
             level = level
@@ -293,6 +303,12 @@ impl<'a> Trees<'a> {
         let entries = self.layout.u32s(&self.entries);
         debug_assert_eq!(entries, entries_at);
     }
+}
+
+/// Most children that a line has room for beside their bounds.
+fn inline_children(lanes: Lanes) -> usize {
+    let bounds = node::INLINE_BOUND_WORDS * lanes.count() as usize;
+    node::INLINE_CHILDREN.min(bounds + 1)
 }
 
 /// A node with word 0 and the lowest keys of its children; the first child needs no bound.
