@@ -1,6 +1,7 @@
 //! Memory by map, and what the verifier had to look at.
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::fd::{AsFd as _, AsRawFd as _},
 };
@@ -29,10 +30,10 @@ pub(crate) const SECTION: Section = Section {
 /// The verifier's count.
 pub(crate) const VERIFIER: Section = Section {
     id: "verifier",
-    title: "The program",
+    title: "The programs",
     unit: "count",
     note: "Instructions that the verifier processed (the kernel refuses at 1,000,000), instructions of the program, bytes of \
-           machine code, and milliseconds from the object to the loaded program.",
+           machine code, and milliseconds from the object to the loaded programs.",
     better: Better::Lower,
 };
 
@@ -48,25 +49,25 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let mut policy = Policy::load(&path)?;
     by_map(bench, "10 rules", &mut policy)?;
 
-    let info = policy.instance.program().info()?;
-    let mut add = |subject: &str, value: f64| {
-        bench.report.add(
-            &VERIFIER,
-            "firewall_ingress",
-            subject,
-            Spread::exactly(value),
+    for (name, program) in policy.instance.ebpf().programs() {
+        let info = program.info()?;
+        let mut add = |subject: &str, value: f64| {
+            bench
+                .report
+                .add(&VERIFIER, name, subject, Spread::exactly(value));
+        };
+        let processed = info
+            .verified_instruction_count()
+            .context("the kernel does not tell")?;
+        add("verifier", f64::from(processed));
+        add(
+            "instructions",
+            f64::from(info.size_translated().unwrap_or(0)) / INSTRUCTION_BYTES,
         );
-    };
-    let processed = info
-        .verified_instruction_count()
-        .context("the kernel does not tell")?;
-    add("verifier", f64::from(processed));
-    add(
-        "instructions",
-        f64::from(info.size_translated().unwrap_or(0)) / INSTRUCTION_BYTES,
-    );
-    add("machine code", f64::from(info.size_jitted()));
-    add("load ms", policy.times.load);
+        add("machine code", f64::from(info.size_jitted()));
+    }
+    let load = Spread::exactly(policy.times.load);
+    bench.report.add(&VERIFIER, "all", "load ms", load);
 
     // For a first look the apply section is enough.
     if bench.quick {
@@ -100,12 +101,11 @@ fn by_map(bench: &mut Bench, case: &str, policy: &mut Policy) -> Result<()> {
     let image: MapData = images.get(&policy.place.slot, 0)?;
     add("policy image", memlock(image.fd())?);
 
-    let ids = policy
-        .instance
-        .program()
-        .info()?
-        .map_ids()?
-        .context("the kernel does not tell the maps")?;
+    let mut ids = BTreeSet::new();
+    for (_, program) in policy.instance.ebpf().programs() {
+        let of_program = program.info()?.map_ids()?;
+        ids.extend(of_program.context("the kernel does not tell the maps")?);
+    }
     for id in ids {
         let info = MapInfo::from_id(id)?;
         let (name, bytes) = (
