@@ -352,7 +352,7 @@ impl Entry {
     /// Addresses whose row of cells begins at index (`u64`) `first`; `in_pairs` if it has a cell in [`column::PAIR`].
     pub const fn row(first: u32, in_pairs: bool) -> Self {
         assert!(first < Self::PAIR, "cell index out of range");
-        Self(first | in_pairs as u32 * Self::PAIR)
+        Self(first | (in_pairs as u32 * Self::PAIR))
     }
 
     /// Index (line) of the tree node that knows more.
