@@ -139,7 +139,9 @@ fn egress_holes(loaded: &Loaded) -> Vec<Diagnostic> {
     let is_hole = |rule: &Rule| {
         let is_open = match rule.protocol {
             Protocol::Any => true,
-            Protocol::Number(protocol::UDP) => rule.ports.is_none(),
+            Protocol::Number(protocol::UDP) => {
+                (rule.ports.as_deref()).is_none_or(|ports| matches!(ports, [(0..=1, u16::MAX)]))
+            }
             Protocol::Number(_) => false,
         };
         is_open && rule.direction == Direction::Ingress && rule.action == Action::Accept
@@ -309,6 +311,8 @@ mod tests {
         for (protocol, expected) in [
             ("", 1),
             ("protocol = \"udp\"", 1),
+            ("protocol = \"udp\"\nports = [\"1-65535\"]", 1),
+            ("protocol = \"udp\"\nports = [\"2-65535\"]", 0),
             ("protocol = \"udp\"\nports = [53]", 0),
             ("protocol = \"tcp\"", 0),
         ] {

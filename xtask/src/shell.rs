@@ -72,7 +72,7 @@ pub(crate) fn run(what: &str, command: &mut Command, log: &Path) -> Result<()> {
     drop(guard);
     if !status.success() {
         bail!(
-            "{what} failed ({status}). The end of its output:\n\n{}\n\nAll of it is in {}.",
+            "{what} failed ({status})\nThe end of its output:\n\n{}\n\nAll of it is in {}.",
             tail.into_iter()
                 .map(|line| format!("    {line}"))
                 .collect::<Vec<_>>()

@@ -126,10 +126,11 @@ fn later_fragment<F: Frame + ?Sized, W: World>(
 #[inline(always)]
 pub fn what_opens<F: Frame + ?Sized, W: World>(frame: &F, packet: &Packet, world: &W) -> Decision {
     let mut decision = by_egress_rules(packet, world).unwrap_or(BROKEN);
+    if !decision.accepts() && is_open(packet, world) {
+        decision = Decision::passed(PassReason::EgressConnection);
+    }
     if decision.accepts() {
         record(frame, packet, world);
-    } else if is_open(packet, world) {
-        decision = Decision::passed(PassReason::EgressConnection);
     }
     if matches!(packet.fragment, Fragment::First) {
         decision = remembered(frame, packet, decision, world).unwrap_or(BROKEN);

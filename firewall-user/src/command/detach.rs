@@ -36,13 +36,11 @@ fn detach(name: &str) -> Result<bool> {
         }
         None => anyhow::bail!("there is no interface {name}; `ip link` lists those there are"),
         Some(interface) => match Guard::find(&interface)? {
-            Found::Nothing => {
+            // What an interrupted apply or detach has left may see what leaves.
+            Found::Nothing | Found::Stale => {
+                let has_pins = pins::interfaces()?.iter().any(|pinned| pinned == name);
                 remove_stale(name)?;
-                Ok(false)
-            }
-            Found::Stale => {
-                remove_stale(name)?;
-                Ok(true)
+                Ok(has_pins)
             }
             Found::Guard(guard) => {
                 guard.detach(name)?;

@@ -10,8 +10,8 @@
 //!   card may take seconds and pinning does not. Whoever is killed before the first pin leaves nothing, after the second
 //!   a guarded interface. In between are microseconds, and what they leave is the tcx program alone: everything is let in,
 //!   and what leaves is under the policy of the file. The folder then has no `link`, and the next apply or detach clears it.
-//! - Detaching, the XDP link goes first, and when the kernel has let go of it, all the rest. Whoever is killed in between
-//!   leaves the same.
+//! - Detaching, the XDP link goes first, when the kernel has let go of it the other, and then all the rest. Whoever is killed in
+//!   between leaves the same.
 //! - Where there has to be room for more counters, each program is replaced in its link. New or old, both look into the
 //!   same policy and the same flow table.
 
@@ -153,11 +153,11 @@ impl Guard {
     ) -> Result<Box<Self>> {
         attach::check(interface)?;
         let pins = Pins::of(&interface.name);
-        pins.remove()?;
+        clear(&pins, &interface.name)?;
         pins.create()?;
         let attached = Self::attach_new(interface, mode, image, description, wanted, &pins);
         if attached.is_err() {
-            pins.remove()?;
+            clear(&pins, &interface.name)?;
         }
         attached?;
         match super::interface::find(&interface.name)?.map(|interface| Self::find(&interface)) {
@@ -276,22 +276,7 @@ impl Guard {
                 "{name} is still guarded: another process holds the link; `bpftool link` shows it"
             );
         }
-        let records = |found: &Interface| {
-            let programs = programs::tcx(found, TcAttachType::Egress)?;
-            let mut programs = programs.iter();
-            Ok(programs.any(|program| Some(program.id()) == self.egress_id))
-        };
-        // Only then what it goes on with: the kernel empties a program array that nobody holds at once.
-        pins::remove_file(&self.pins.link(Hook::Egress))?;
-        let released = wait_until_gone(name, records)?;
-        self.pins.remove()?;
-        if !released {
-            bail!(
-                "{name} lets everything in, but another process holds the link of the program for what leaves; `bpftool \
-                 link` shows it"
-            );
-        }
-        Ok(())
+        clear(&self.pins, name)
     }
 
     /// Attaches the program for what leaves again if somebody has taken it off. Returns whether that was so.
@@ -406,6 +391,37 @@ pub fn remove_stale(name: &str) -> Result<()> {
                 "{name} is still guarded: another process holds the link; `bpftool link` shows it"
             );
         }
+    }
+    clear(&pins, name)
+}
+
+/// Removes the pins of an interface on which XDP is off. The kernel empties program arrays that nobody holds at once, so the
+/// program for what leaves has to be off before they go, or it would find nothing to go on with.
+///
+/// # Errors
+///
+/// What cannot be removed, or that another process holds that program's link.
+fn clear(pins: &Pins, name: &str) -> Result<()> {
+    let mut programs = Vec::new();
+    for path in [pins.program(Hook::Egress), pins.program_next(Hook::Egress)] {
+        if pins::exists(&path)? {
+            programs.push(program_at(&path)?.id());
+        }
+    }
+    pins::remove_file(&pins.link(Hook::Egress))?;
+    let is_at_work = |found: &Interface| {
+        if programs.is_empty() {
+            return Ok(false);
+        }
+        let attached = programs::tcx(found, TcAttachType::Egress)?;
+        let mut attached = attached.iter();
+        Ok(attached.any(|program| programs.contains(&program.id())))
+    };
+    if !wait_until_gone(name, is_at_work)? {
+        bail!(
+            "{name} lets everything in, but another process holds the link of the program for what leaves; `bpftool link` \
+             shows it"
+        );
     }
     pins.remove()
 }

@@ -77,7 +77,7 @@ impl Apt {
         let archives = match self.fetch(names, root) {
             Err(error) if !self.own_lists => {
                 shell::note(&format!(
-                    "the system's package lists do not do: {}",
+                    "the system's package lists do not do: {}; fetching fresh ones",
                     first_line(&error)
                 ));
                 self.refresh()?;

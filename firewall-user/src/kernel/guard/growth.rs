@@ -60,10 +60,10 @@ impl Guard {
             begun |=
                 pins::exists(&next)? && program_at(&next)?.id() == program_in(&self.pins, hook)?;
         }
-        for hook in Hook::ALL {
-            if begun {
-                self.put_next_to_work(hook)?;
-            } else {
+        if begun {
+            self.put_next_to_work()?;
+        } else {
+            for hook in Hook::ALL {
                 pins::remove_file(&self.pins.program_next(hook))?;
             }
         }
@@ -97,28 +97,34 @@ impl Guard {
             )?;
             pin_program(&mut instance, hook, &self.pins.program_next(hook))?;
         }
-        for hook in Hook::ALL {
-            self.put_next_to_work(hook)?;
-        }
-        Ok(())
+        self.put_next_to_work()
     }
 
-    /// Has the link run the next program, if there is one, and gives that the name of what is at work.
-    fn put_next_to_work(&mut self, hook: Hook) -> Result<()> {
-        let next = self.pins.program_next(hook);
-        if !pins::exists(&next)? {
-            return Ok(());
+    /// Has each link run the next program, if there is one, and then gives these the names of what is at work: until both are,
+    /// one that is has its pin, and [`Self::settle`] knows that this was begun.
+    fn put_next_to_work(&mut self) -> Result<()> {
+        for hook in Hook::ALL {
+            let next = self.pins.program_next(hook);
+            if !pins::exists(&next)? {
+                continue;
+            }
+            let id = program_at(&next)?.id();
+            if program_in(&self.pins, hook)? != id {
+                run_in(link(&self.pins, hook)?, hook, &next)
+                    .context("the kernel did not replace a program by one with more counters")?;
+            }
+            match hook {
+                Hook::Ingress => self.program_id = id,
+                Hook::Egress => self.egress_id = Some(id),
+            }
         }
-        let id = program_at(&next)?.id();
-        if program_in(&self.pins, hook)? != id {
-            run_in(link(&self.pins, hook)?, hook, &next)
-                .context("the kernel did not replace a program by one with more counters")?;
+        for hook in Hook::ALL {
+            let next = self.pins.program_next(hook);
+            if pins::exists(&next)? {
+                pins::rename(&next, &self.pins.program(hook))?;
+            }
         }
-        match hook {
-            Hook::Ingress => self.program_id = id,
-            Hook::Egress => self.egress_id = Some(id),
-        }
-        pins::rename(&next, &self.pins.program(hook))
+        Ok(())
     }
 }
 

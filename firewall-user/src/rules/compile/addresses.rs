@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 
 use firewall_common::abi::image::{Candidate, Entry, column};
 
-use super::cells::{Packer, SparseRow};
+use super::cells::{MAX_CELLS, Packer, SparseRow};
 use super::outcomes::Outcomes;
 use super::services::Services;
 use super::{CompileError, RuleNumber, Shadows, layout::Layout};
 use crate::rules::model::{AddressSet, Protocol, Rule, SetId};
 use tree::Address;
 
-/// Most pairs of a source and a destination row that rules with both may span.
+/// Most pairs of a source and a destination row that rules with both may span, all together.
 const MAX_PAIRS: usize = 1 << 22;
 
 /// Which rows the addresses of a rule set have.
@@ -59,6 +59,7 @@ impl Addresses {
         let mut by_from: HashMap<SetId, Vec<RuleNumber>> = HashMap::new();
         let mut by_to: HashMap<SetId, Vec<RuleNumber>> = HashMap::new();
         let mut pairs: BTreeMap<(u32, u32), Vec<RuleNumber>> = BTreeMap::new();
+        let mut paired = 0;
         for (number, rule) in rules.iter().enumerate() {
             let number = number as RuleNumber;
             match (rule.from, rule.to) {
@@ -68,10 +69,11 @@ impl Addresses {
                     for source in self.source.rows_of(from) {
                         for destination in self.destination.rows_of(to) {
                             pairs.entry((source, destination)).or_default().push(number);
+                            paired += 1;
+                            if paired > MAX_PAIRS {
+                                return Err(CompileError::TooManyCells { limit: MAX_PAIRS });
+                            }
                         }
-                    }
-                    if pairs.len() > MAX_PAIRS {
-                        return Err(CompileError::TooManyCells { limit: MAX_PAIRS });
                     }
                 }
                 (None, None) => {}
@@ -83,6 +85,7 @@ impl Addresses {
             outcomes,
             shadows,
             sparse: vec![SparseRow::new()],
+            cells: 0,
         };
         rows.side(&self.source, &by_from)?;
         rows.side(&self.destination, &by_to)?;
@@ -250,6 +253,8 @@ struct Rows<'a, 'b, 'c> {
     outcomes: &'a mut Outcomes<'b, 'c>,
     shadows: &'a mut Shadows,
     sparse: Vec<SparseRow>,
+    /// Cells of all of them.
+    cells: usize,
 }
 
 impl Rows<'_, '_, '_> {
@@ -295,6 +300,10 @@ impl Rows<'_, '_, '_> {
                     btree_map::Entry::Vacant(vacant) => {
                         vacant.insert(self.outcomes.candidate(rule)?);
                         self.shadows.won(rule);
+                        self.cells += 1;
+                        if self.cells > MAX_CELLS {
+                            return Err(CompileError::TooManyCells { limit: MAX_CELLS });
+                        }
                     }
                     btree_map::Entry::Occupied(winner) => {
                         self.shadows.lost(rule, winner.get().number());

@@ -4,14 +4,14 @@
 //! two rows begin at the same cell, so a look into a gap, where another row's cell may lie, is told from a hit. The memory
 //! is that of the cells that say something, not that of the cross product.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use firewall_common::abi::image::{Candidate, column};
 
 use super::CompileError;
 
 /// Most cells of one image: with 8 bytes each, a quarter of the largest image.
-const MAX_CELLS: usize = 1 << 22;
+pub(super) const MAX_CELLS: usize = 1 << 22;
 
 /// A row to be packed, by column.
 pub(super) type SparseRow = BTreeMap<u32, Candidate>;
@@ -25,6 +25,8 @@ pub(super) struct Packer {
     starts: HashSet<usize>,
     /// No free cell lies before this one.
     first_free: usize,
+    /// Where the search for rows of one cell goes on, by column: what was no place for one is none for the next.
+    resume: HashMap<u32, usize>,
     /// Columns behind the start of a row that may be looked at.
     columns: u32,
 }
@@ -38,6 +40,7 @@ impl Packer {
             cells: Vec::new(),
             starts: HashSet::from([0]),
             first_free: 0,
+            resume: HashMap::new(),
             columns: 0,
         }
     }
@@ -77,11 +80,13 @@ impl Packer {
     }
 
     fn place(&mut self, row: &SparseRow) -> usize {
-        let Some((&first_column, _)) = row.first_key_value() else {
+        let Some((&column, _)) = row.first_key_value() else {
             return 0;
         };
-        let first_column = first_column as usize;
-        let mut slot = self.first_free.max(first_column);
+        let first_column = column as usize;
+        let resume = self.resume.get(&column).filter(|_| row.len() == 1);
+        let resume = resume.copied().unwrap_or(0);
+        let mut slot = self.first_free.max(first_column).max(resume);
         let start = loop {
             slot = self.free_from(slot);
             let start = slot - first_column;
@@ -95,6 +100,9 @@ impl Packer {
             slot += 1;
         };
         self.starts.insert(start);
+        if row.len() == 1 {
+            self.resume.insert(column, slot);
+        }
         for (&column, candidate) in row {
             let at = start + column as usize;
             if at >= self.cells.len() {

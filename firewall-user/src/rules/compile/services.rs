@@ -7,7 +7,6 @@ use firewall_common::abi::image::{Candidate, Class, Page, Record, SELECTORS, Ser
 use firewall_common::parse::protocol;
 
 use super::{CompileError, RuleNumber, Shadows, layout::Layout, outcomes::Outcomes};
-use crate::counters::TooMany;
 use crate::rules::model::{Protocol, Rule, TcpFlags};
 
 /// Protocol numbers of the selectors, in the order of [`firewall_common::abi::image::Selector`].
@@ -202,7 +201,7 @@ struct Builder<'a, 'b, 'c> {
 
 impl Builder<'_, '_, '_> {
     /// The service of a protocol without selector.
-    fn protocol(&mut self, number: u8) -> Result<Service, TooMany> {
+    fn protocol(&mut self, number: u8) -> Result<Service, CompileError> {
         let active: Vec<RuleNumber> = self
             .numbered()
             .filter(|(_, rule)| covers_protocol(rule, number))
@@ -212,7 +211,7 @@ impl Builder<'_, '_, '_> {
     }
 
     /// The services of a protocol with selector, by a sweep over the values at which some rule begins or ends.
-    fn selector(&mut self, number: u8, ports: &[(u8, u16)]) -> Result<SelectorTable, TooMany> {
+    fn selector(&mut self, number: u8, ports: &[(u8, u16)]) -> Result<SelectorTable, CompileError> {
         let mut active: BTreeSet<RuleNumber> = BTreeSet::new();
         let mut edges: BTreeMap<u32, Vec<(RuleNumber, bool)>> = BTreeMap::new();
         for (index, rule) in self.numbered() {
@@ -267,7 +266,12 @@ impl Builder<'_, '_, '_> {
     }
 
     /// The service with the counters of a named port.
-    fn counted(&mut self, service: Service, protocol: u8, port: u16) -> Result<Service, TooMany> {
+    fn counted(
+        &mut self,
+        service: Service,
+        protocol: u8,
+        port: u16,
+    ) -> Result<Service, CompileError> {
         if service.class.run().is_some() {
             let hits = self.outcomes.hits(protocol, port)?;
             return Ok(Service { hits, ..service });
@@ -288,7 +292,7 @@ impl Builder<'_, '_, '_> {
     }
 
     /// The service in which exactly `active` rules (ascending) match, before TCP flags are looked at.
-    fn describe(&mut self, active: &[RuleNumber]) -> Result<Service, TooMany> {
+    fn describe(&mut self, active: &[RuleNumber]) -> Result<Service, CompileError> {
         let asks_flags = active
             .iter()
             .any(|&rule| self.rule(rule).tcp_flags.is_some());
@@ -318,7 +322,7 @@ impl Builder<'_, '_, '_> {
     }
 
     /// What `active` rules (ascending) amount to.
-    fn resolve(&mut self, active: &[RuleNumber]) -> Result<Service, TooMany> {
+    fn resolve(&mut self, active: &[RuleNumber]) -> Result<Service, CompileError> {
         let default = self.rules.len() as RuleNumber;
         let rule = active
             .iter()
@@ -337,6 +341,11 @@ impl Builder<'_, '_, '_> {
             .collect();
         let class = if !class.is_empty() {
             let next = column::FIRST_CLASS + self.classes.len() as u32;
+            if next >= column::NONE {
+                return Err(CompileError::TooManyCells {
+                    limit: column::NONE as usize,
+                });
+            }
             Class::column(*self.classes.entry(class).or_insert(next))
         } else if rule < self.first_any_with_address {
             Class::finally()

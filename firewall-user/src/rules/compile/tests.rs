@@ -450,3 +450,71 @@ fn counters_keep_their_slots_and_free_ones_are_filled() {
         "what the rule before counted at port 80 still counts for port 80"
     );
 }
+
+/// Rules for TCP, each for one port and from one address of its own.
+fn one_port_and_host_each(count: u16) -> RuleSet {
+    let host = |index: u32| AddressSet {
+        v4: vec![(0x0a00_0000 + index, 0x0a00_0000 + index)],
+        v6: Vec::new(),
+    };
+    let rule = |index: u16| Rule {
+        from: Some(SetId(index.into())),
+        ..accept(
+            &format!("rule {index}"),
+            protocol::TCP,
+            Some(vec![(index + 1, index + 1)]),
+        )
+    };
+    RuleSet {
+        sets: (0..count).map(|index| host(index.into())).collect(),
+        rules: (0..count).map(rule).collect(),
+        ..RuleSet::default()
+    }
+}
+
+/// A net around all hosts whose rule names no port makes a cell of every host and port.
+#[test]
+fn more_cells_than_fit_are_refused() {
+    let with_net = |count: u16| {
+        let mut rule_set = one_port_and_host_each(count);
+        rule_set.sets.push(AddressSet {
+            v4: vec![(0x0a00_0000, 0x0aff_ffff)],
+            v6: Vec::new(),
+        });
+        rule_set.rules.push(Rule {
+            from: Some(SetId(count.into())),
+            ..accept("net", protocol::TCP, None)
+        });
+        rule_set
+    };
+    assert!(compile(&with_net(500), &Slots::default()).is_ok());
+    let refused = compile(&with_net(3_000), &Slots::default());
+    assert!(
+        matches!(refused, Err(CompileError::TooManyCells { .. })),
+        "{refused:?}"
+    );
+}
+
+/// Eight conditions that tell all TCP flags bytes apart make 256 services of each port.
+#[test]
+fn more_classes_than_there_are_columns_are_refused() {
+    let with_flags = |count: u16| {
+        let mut rule_set = one_port_and_host_each(count);
+        let flags = (0..8).map(|bit| Rule {
+            from: Some(SetId(0)),
+            tcp_flags: Some(TcpFlags {
+                set: 1 << bit,
+                clear: 0,
+            }),
+            ..accept(&format!("flag {bit}"), protocol::TCP, None)
+        });
+        rule_set.rules.splice(0..0, flags);
+        rule_set
+    };
+    assert!(compile(&with_flags(10), &Slots::default()).is_ok());
+    let refused = compile(&with_flags(4_100), &Slots::default());
+    assert!(
+        matches!(refused, Err(CompileError::TooManyCells { .. })),
+        "{refused:?}"
+    );
+}
