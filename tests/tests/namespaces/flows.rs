@@ -103,6 +103,11 @@ fn the_interfaces_of_a_namespace_share_one_table() -> Result<()> {
     inside(&["apply", file, "-i", &one, "-i", &other])?;
     let table = table_of(&one)?;
     ensure!(table_of(&other)? == table, "each has its own");
+    // A datagram's fragments may come through both.
+    let fragments = [&one, &other]
+        .map(|interface| MapInfo::from_pin(pins(interface).join("FRAGMENTS")).map(|map| map.id()));
+    let [of_one, of_other] = fragments;
+    ensure!(of_one? == of_other?, "each remembers its own fragments");
     // Another namespace has its own.
     lab.outside
         .firewall(&["apply", file, "-i", lab.outside.interface()])?

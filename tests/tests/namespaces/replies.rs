@@ -14,6 +14,8 @@ use firewall_tests::packets::{
     ethernet_to, ethertype, icmp, ipv4_between, ipv6_between, tcp_flag, tcp_from, udp as datagram,
 };
 
+use socket2::{Domain, Socket, Type};
+
 use crate::{MODES, rules};
 
 const PORT: u16 = 8080;
@@ -565,6 +567,32 @@ fn a_full_table_gives_way_to_new_flows() -> Result<()> {
     ensure!(flows.used == flows.created - flows.evicted, "{flows:?}");
     ensure!(flows.used <= slots, "{flows:?}");
     ensure!(flows.contended == 0, "{flows:?}");
+    Ok(())
+}
+
+/// A socket that waits for the answer to a SYN that was not let out is no connection: nobody can have seen the SYN.
+#[test]
+fn what_answers_a_syn_that_did_not_leave_is_refused() -> Result<()> {
+    const LOCAL_PORT: u16 = 40_000;
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    lab.apply(EGRESS, "native")?;
+    let _waits = lab.inside.enter(|| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(lab.inside.v4.into(), LOCAL_PORT).into())?;
+        socket.set_nonblocking(true)?;
+        let to = SocketAddr::new(lab.outside.v4.into(), OTHER_PORT);
+        ensure!(socket.connect(&to.into()).is_err(), "it is connected");
+        Ok(socket)
+    })?;
+    lab.stats_when(|stats| stats.dropped("egress-no-rule") >= 1)?;
+    let answer = tcp_from(OTHER_PORT, LOCAL_PORT, tcp_flag::SYN | tcp_flag::ACK);
+    let packet = ipv4_between(lab.outside.v4, lab.inside.v4, 6, &answer);
+    let frame = ethernet_to(lab.inside.hardware_address()?, ethertype::IPV4, &packet);
+    FramePort::open(&lab.outside)?.send(&frame)?;
+    let stats = lab.stats_when(|stats| stats.dropped("no-rule") == 1)?;
+    ensure!(stats.passed("connection") == 0, "{stats:#?}");
     Ok(())
 }
 
