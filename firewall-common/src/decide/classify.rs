@@ -61,6 +61,19 @@ pub fn find<T: Tables>(
     })
 }
 
+/// Whether rules for what arrives accept what a packet with these addresses would answer. `None` if the tables are
+/// inconsistent.
+#[inline(always)]
+pub fn serves<T: Tables>(addresses: &Addresses, transport: &Transport, tables: &T) -> Option<bool> {
+    let answered = find(
+        &addresses.reversed(),
+        &transport.reversed(),
+        header::INGRESS,
+        tables,
+    )?;
+    Some(answered.outcome.accepts())
+}
+
 /// What is known of the packet's protocol, port or ICMP type, and TCP flags.
 #[inline(always)]
 fn service<T: Tables>(transport: &Transport, at: u32, tables: &T) -> Option<Service> {

@@ -66,19 +66,8 @@ fn by_policy<W: World>(parsed: &Result<Parsed, DropReason>, world: &W) -> Option
         return Some(Some(Decision::passed(PassReason::EgressEssential)));
     }
     // What rules accept needs no memory of what it answers: so a flood to a served port fills no table.
-    let answered = packet.transport.reversed();
-    let served = classify::find(
-        &packet.addresses.reversed(),
-        &answered,
-        header::INGRESS,
-        &tables,
-    )?;
-    Some(
-        served
-            .outcome
-            .accepts()
-            .then_some(Decision::passed(PassReason::EgressReply)),
-    )
+    let served = classify::serves(&packet.addresses, &packet.transport, &tables)?;
+    Some(served.then_some(Decision::passed(PassReason::EgressReply)))
 }
 
 /// The second part. Of a datagram in fragments the first one's decision holds for the others here too: they come behind it from
@@ -111,7 +100,7 @@ fn later_fragment<F: Frame + ?Sized, W: World>(
     packet: &Packet,
     world: &W,
 ) -> Option<Decision> {
-    if !is_filtered(world)? {
+    if !is_filtered(&world.tables()?)? {
         return Some(Decision::passed(PassReason::EgressDefault));
     }
     let left = fragment::key(frame, packet).and_then(|key| world.first_fragment(&key));
@@ -147,7 +136,7 @@ fn remembered<F: Frame + ?Sized, W: World>(
     decision: Decision,
     world: &W,
 ) -> Option<Decision> {
-    if is_filtered(world)?
+    if is_filtered(&world.tables()?)?
         && let Some(key) = fragment::key(frame, packet)
     {
         world.remember_fragment(&key, decision.accepts());
@@ -155,17 +144,17 @@ fn remembered<F: Frame + ?Sized, W: World>(
     Some(decision)
 }
 
-/// Whether anything that leaves is filtered; `None` if the tables are missing or inconsistent.
+/// Whether anything that leaves is filtered; `None` if the tables are inconsistent.
 #[inline(always)]
-fn is_filtered<W: World>(world: &W) -> Option<bool> {
-    let bits = world.tables()?.u32(header::EGRESS + header::ESSENTIALS)?;
+fn is_filtered<T: Tables>(tables: &T) -> Option<bool> {
+    let bits = tables.u32(header::EGRESS + header::ESSENTIALS)?;
     Some(bits & switch::FILTERED != 0)
 }
 
 #[inline(always)]
 fn by_egress_rules<W: World>(packet: &Packet, world: &W) -> Option<Decision> {
     let tables = world.tables()?;
-    if tables.u32(header::EGRESS + header::ESSENTIALS)? & switch::FILTERED == 0 {
+    if !is_filtered(&tables)? {
         return Some(Decision::passed(PassReason::EgressDefault));
     }
     classify::decide(packet, header::EGRESS, &tables, world)

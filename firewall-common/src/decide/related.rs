@@ -37,18 +37,10 @@ pub fn decide<F: Frame + ?Sized, W: World>(
         || (key.protocol == protocol::TCP && world.has_connection(&key));
     let kind = if is_ours {
         Limited::Error
-    } else {
-        let answered = quoted.transport.reversed();
-        let served = classify::find(
-            &quoted.addresses.reversed(),
-            &answered,
-            header::INGRESS,
-            &tables,
-        )?;
-        if !served.outcome.accepts() {
-            return Some(Decision::dropped(DropReason::IcmpUnrelated));
-        }
+    } else if classify::serves(&quoted.addresses, &quoted.transport, &tables)? {
         Limited::ServedError
+    } else {
+        return Some(Decision::dropped(DropReason::IcmpUnrelated));
     };
     Some(if world.admits(kind) {
         Decision::passed(PassReason::PathMtu)

@@ -1,6 +1,8 @@
 //! Room for the counters of a policy that names more than the one before: the programs are replaced in their links by instances
 //! of themselves that share every map with them but that of the counters.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, bail};
 use aya::programs::links::FdLink;
 use aya::programs::tc::SchedClassifierLink;
@@ -8,8 +10,6 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramInfo, SchedClassifier, Xdp};
 use aya_obj::programs::XdpAttachType;
 use firewall_common::abi::MAP_COUNTERS;
-
-use std::path::Path;
 
 use super::{
     Guard, SHARED, highest_slot, link, pin_map, pin_program, program_at, program_in, roomy,

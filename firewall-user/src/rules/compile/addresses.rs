@@ -123,11 +123,7 @@ impl Addresses {
         let pairs_at = packer.pack(&of_pairs, own as u32)?;
         for (&source, at) in pair_cells.keys().zip(pairs_at) {
             let start = starts[source as usize];
-            packer.set(
-                start,
-                column::PAIR,
-                Candidate::of_value(at).in_column(column::PAIR),
-            );
+            packer.set(start, column::PAIR, Candidate::of_value(at));
         }
         Ok((0..own).map(entry).collect())
     }
