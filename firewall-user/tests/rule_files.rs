@@ -10,8 +10,8 @@ use firewall_common::abi::flow::Timeouts;
 use firewall_common::abi::image::Selector;
 use firewall_common::parse::{Addresses, Fragment, Packet, Transport, Upper};
 use firewall_user::rules::model::{
-    Action, AddressSet, Defaults, Direction, Essentials, Flows, Protocol, Rule, RuleSet, SetId,
-    TcpFlags, Vlans,
+    Action, AddressSet, Bans, Defaults, Direction, Essentials, Flows, Limits, Protocol, Rule,
+    RuleSet, SetId, TcpFlags, Terms, Vlans,
 };
 use firewall_user::rules::{self, Loaded, Report, Severity, oracle};
 use proptest::prelude::*;
@@ -1092,6 +1092,7 @@ prop_compose! {
                 .map(|(set, clear)| TcpFlags { set, clear: clear & !set }),
             from: from.map(SetId),
             to: to.map(SetId),
+            terms: Terms::default(),
             log,
             comment,
             line: 0,
@@ -1158,6 +1159,8 @@ prop_compose! {
                 arp, neighbour_discovery, path_mtu, dhcp_client, multicast_membership, link_layer,
             },
             flows,
+            limits: Limits::default(),
+            bans: Bans::default(),
             vlans,
             sets,
             rules,

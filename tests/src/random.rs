@@ -3,7 +3,7 @@
 use etherparse::IpFragOffset;
 use firewall_user::rules::model::{
     Action, AddressSet, Defaults, Direction, Essentials, Protocol, Rule, RuleSet, SetId, TcpFlags,
-    Vlans,
+    Terms, Vlans,
 };
 use proptest::collection::{btree_set, vec};
 use proptest::option;
@@ -314,6 +314,7 @@ fn rule(sets: usize) -> impl Strategy<Value = Rule> {
             from,
             to,
             log,
+            terms: Terms::default(),
             comment: None,
             line: 0,
         },

@@ -16,7 +16,9 @@ use firewall_tests::packets::*;
 use firewall_tests::policy::{Counted, Policy, decide_by};
 use firewall_tests::random;
 use firewall_user::kernel::flows::Wanted;
-use firewall_user::rules::model::{Action, AddressSet, Direction, Protocol, Rule, RuleSet, SetId};
+use firewall_user::rules::model::{
+    Action, AddressSet, Direction, Protocol, Rule, RuleSet, SetId, Terms,
+};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
@@ -491,6 +493,7 @@ fn large(count: u32) -> RuleSet {
         from,
         to: None,
         log: false,
+        terms: Terms::default(),
         comment: None,
         line: 0,
     };

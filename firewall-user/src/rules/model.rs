@@ -3,9 +3,13 @@
 //! Only [`crate::rules::validate`] makes these from a file, so a [`RuleSet`] in hand is consistent: set indices are in
 //! range, rule names are unique, port ranges are not reversed.
 
+mod terms;
+
 use std::collections::BTreeMap;
 
 use firewall_common::abi::flow::{MAX_BUCKETS, MAX_TIMEOUT_TICKS, MIN_BUCKETS, Timeouts, WAYS};
+
+pub use terms::{BanAfter, Bans, Limit, Limits, Per, Rate, Terms, Unit};
 
 /// What is done with a packet that a rule or a default decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -77,6 +81,8 @@ pub struct Rule {
     pub from: Option<SetId>,
     /// Destination addresses. `None`: any address of either family.
     pub to: Option<SetId>,
+    /// What it asks beyond that.
+    pub terms: Terms,
     /// Whether packets it decides are sampled as events.
     pub log: bool,
     /// Why the rule is there.
@@ -202,6 +208,10 @@ pub struct RuleSet {
     pub essentials: Essentials,
     /// What is remembered of connections that this host opens.
     pub flows: Flows,
+    /// What is remembered for limits.
+    pub limits: Limits,
+    /// How many bans there can be, and who is never cut.
+    pub bans: Bans,
     /// Whose frames may arrive; any VLAN's if there is nothing.
     pub vlans: Option<Vlans>,
     /// Every address set that a rule names in `from` or `to`; equal sets appear once.

@@ -10,7 +10,9 @@ use toml::Spanned;
 use super::addresses::looks_like_address;
 use super::diagnostic::{Collector, Diagnostic, Source, count_newlines};
 use super::groups::Groups;
-use super::model::{Action, Direction, Flows, Protocol, Rule, RuleSet, SetId, TcpFlags, Vlans};
+use super::model::{
+    Action, Bans, Direction, Flows, Limits, Protocol, Rule, RuleSet, SetId, TcpFlags, Terms, Vlans,
+};
 use super::names::{self, IcmpFamily, closest};
 use super::shown::quoted;
 use super::typed::{
@@ -92,6 +94,8 @@ pub(super) fn validate(
         defaults: file.defaults,
         essentials: file.essentials,
         flows,
+        limits: Limits::default(),
+        bans: Bans::default(),
         vlans,
         sets,
         rules,
@@ -248,6 +252,7 @@ impl Validator<'_> {
                 .and_then(|flags| self.tcp_flags(flags, protocol)),
             from: raw.from.as_ref().and_then(|list| self.set("from", list)),
             to: raw.to.as_ref().and_then(|list| self.set("to", list)),
+            terms: Terms::default(),
             log: raw.log.unwrap_or(false),
             comment: raw.comment.map(Spanned::into_inner),
             line,

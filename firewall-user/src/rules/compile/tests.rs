@@ -12,7 +12,7 @@ use proptest::sample::select;
 
 use super::*;
 use crate::counters::Subject;
-use crate::rules::model::{Action, AddressSet, Defaults, Protocol, Rule, SetId, TcpFlags};
+use crate::rules::model::{Action, AddressSet, Defaults, Protocol, Rule, SetId, TcpFlags, Terms};
 use crate::rules::oracle;
 
 // Few distinct values, so that rules overlap and packets hit edges.
@@ -121,6 +121,7 @@ fn rule(sets: usize) -> impl Strategy<Value = Rule> {
                 from,
                 to,
                 log,
+                terms: Terms::default(),
                 comment: None,
                 line: 0,
             },
@@ -310,6 +311,7 @@ fn accept(name: &str, protocol: u8, ports: Option<Vec<(u16, u16)>>) -> Rule {
         from: None,
         to: None,
         log: false,
+        terms: Terms::default(),
         comment: None,
         line: 0,
     }
