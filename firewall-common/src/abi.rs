@@ -1,16 +1,20 @@
 //! What kernel and user space must agree on: versions, map names, record layouts and limits.
 
+pub mod ban;
 pub mod control;
 pub mod counter;
 pub mod flow;
 pub mod fragment;
 pub mod handoff;
 pub mod image;
+pub mod knock;
+pub mod limit;
 pub mod reason;
+pub mod terms;
 
 /// Version of everything pinned: map names, records and the policy image. A `firewall` of another version refuses to
 /// touch what it finds.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Generations that can be loaded at the same time: the active one, the one before it, and one being filled.
 pub const SLOTS: u32 = 4;
@@ -38,12 +42,21 @@ pub const PROGRAM_EGRESS: &str = "firewall_egress";
 pub const PROGRAM_EGRESS_OPENS: &str = "egress_opens";
 /// Name of the map from [`fragment::FragmentKey`] to [`fragment::Remembered`].
 pub const MAP_FRAGMENTS: &str = "FRAGMENTS";
-/// Name of the program array of [`INGRESS_NEXT_REFUSED`] and [`INGRESS_NEXT_FRAGMENT`].
+/// Name of the program array of [`INGRESS_NEXT_REFUSED`], [`INGRESS_NEXT_FRAGMENT`], [`INGRESS_NEXT_TERMS`] and
+/// [`INGRESS_NEXT_COOKIE`].
 pub const MAP_INGRESS_NEXT: &str = "INGRESS_NEXT";
 /// Index of [`PROGRAM_INGRESS_REFUSED`].
 pub const INGRESS_NEXT_REFUSED: u32 = 0;
 /// Index of [`PROGRAM_INGRESS_FRAGMENT`].
 pub const INGRESS_NEXT_FRAGMENT: u32 = 1;
+/// Name of the XDP program that goes on with what comes under a rule with terms.
+pub const PROGRAM_INGRESS_TERMS: &str = "ingress_terms";
+/// Index of [`PROGRAM_INGRESS_TERMS`].
+pub const INGRESS_NEXT_TERMS: u32 = 2;
+/// Name of the XDP program that answers SYNs with cookies.
+pub const PROGRAM_INGRESS_COOKIE: &str = "ingress_cookie";
+/// Index of [`PROGRAM_INGRESS_COOKIE`].
+pub const INGRESS_NEXT_COOKIE: u32 = 3;
 /// Name of the tcx program that goes on with fragments.
 pub const PROGRAM_EGRESS_FRAGMENT: &str = "egress_fragment";
 /// Name of the program array of [`EGRESS_NEXT_OPENS`] and [`EGRESS_NEXT_FRAGMENT`].

@@ -1,20 +1,23 @@
-//! A packet's whole life: headers, VLANs, essentials, rules, fragments, what answers this host; one counter.
+//! A packet's whole life: headers, VLANs, essentials, rules, bans, limits, fragments, what answers this host; one counter.
 
 pub mod address;
+pub mod ban;
 pub mod classify;
 pub mod connection;
 pub mod egress;
 pub mod essential;
 pub mod flow;
 pub mod fragment;
+pub mod limit;
 pub mod related;
+pub mod terms;
 pub mod vlan;
 
 use crate::abi::image::{Outcome, header};
 use crate::abi::reason::{DropReason, PassReason};
 use crate::frame::Frame;
 use crate::parse::{Fragment, Packet, Parsed, parse};
-use crate::tables::{Tables, World};
+use crate::tables::{Tables, Tally, World};
 
 /// What happens to a packet, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +58,15 @@ impl Decision {
         }
     }
 
+    /// To drop the packet although rules accept it, counted in `slot`.
+    #[inline(always)]
+    pub const fn held(reason: DropReason, slot: u32) -> Self {
+        Self {
+            outcome: Outcome::new(false, false, slot).held(),
+            cause: Cause::Drop(reason),
+        }
+    }
+
     /// What the rule with this number does, or the default.
     #[inline(always)]
     pub const fn by_rules(number: u32, outcome: Outcome) -> Self {
@@ -80,6 +92,15 @@ impl Decision {
         self.cause
     }
 
+    /// Number of the rule that has decided, if one has.
+    #[inline(always)]
+    pub const fn number(self) -> Option<u32> {
+        match self.cause {
+            Cause::Rule(number) => Some(number),
+            Cause::Drop(_) | Cause::Pass(_) | Cause::Default => None,
+        }
+    }
+
     /// Whether the packet goes on to the kernel's stack.
     #[inline(always)]
     pub const fn accepts(self) -> bool {
@@ -90,7 +111,7 @@ impl Decision {
 /// Tables that are missing or inconsistent, which the compiler never makes.
 const BROKEN: Decision = Decision::dropped(DropReason::BrokenTables);
 
-/// A packet that rules do not accept.
+/// A packet of which more is asked: rules do not accept it, or do so on terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// The packet.
@@ -101,22 +122,27 @@ pub struct Asked {
     pub identification: u32,
 }
 
-/// Decides a frame that arrived, and counts it. The kernel does the three parts in three programs.
+/// Decides a frame that arrived, and counts it. The kernel does each part in a program of its own. A SYN that is answered with a
+/// cookie is not answered here.
 #[inline(always)]
 pub fn decide<F: Frame + ?Sized, W: World>(frame: &F, world: &W) -> Decision {
     let refused = |asked: &Asked| beyond_rules(frame, asked, world);
-    let fragment = |packet: &Packet| fragment::decide(frame, packet, world, refused);
-    by_rules(frame, world, fragment, refused)
+    let cookie = |asked: &Asked| finish(asked, Decision::passed(PassReason::SynCookie), world);
+    let terms = |asked: &Asked| terms::arriving(asked, world, refused, cookie);
+    let fragment = |packet: &Packet| fragment::decide(frame, packet, world, refused, terms);
+    by_rules(frame, world, fragment, refused, terms)
 }
 
 /// The first part: headers, essentials, rules. What they accept goes on, and what they refuse does not where nothing can
-/// change that. `fragment` decides fragments, `refused` what rules do not accept and perhaps answers this host.
+/// change that. `fragment` decides fragments, `refused` what rules do not accept and perhaps answers this host, `terms` what a rule
+/// decides that has terms.
 #[inline(always)]
 pub fn by_rules<F: Frame + ?Sized, W: World>(
     frame: &F,
     world: &W,
     fragment: impl FnOnce(&Packet) -> Decision,
     refused: impl FnOnce(&Asked) -> Decision,
+    terms: impl FnOnce(&Asked) -> Decision,
 ) -> Decision {
     let parsed = match parse(frame) {
         Ok(parsed) => parsed,
@@ -143,16 +169,21 @@ pub fn by_rules<F: Frame + ?Sized, W: World>(
     }
     let decision = by_policy(&parsed, &tables, world).unwrap_or(BROKEN);
     match parsed {
-        Parsed::Ip(packet)
-            if !decision.accepts() && connection::may_answer(&packet.transport, world) =>
-        {
-            refused(&Asked {
+        Parsed::Ip(packet) => {
+            let asked = Asked {
                 packet,
                 by_rules: decision,
                 identification: 0,
-            })
+            };
+            if !decision.accepts() && connection::may_answer(&packet.transport, world) {
+                refused(&asked)
+            } else if decision.outcome().has_terms() {
+                terms(&asked)
+            } else {
+                finish(&asked, decision, world)
+            }
         }
-        _ => counted(decision, bytes, world),
+        Parsed::Arp | Parsed::LinkLayer => counted(decision, bytes, world),
     }
 }
 
@@ -178,14 +209,47 @@ pub fn beyond_rules<F: Frame + ?Sized, W: World>(frame: &F, asked: &Asked, world
     } else {
         connection::decide(frame, packet, asked.by_rules, world)
     };
-    if matches!(packet.fragment, Fragment::First) {
-        fragment::remember(packet, asked.identification, decision, world);
+    if !decision.accepts() && asked.by_rules.outcome().has_terms() {
+        terms::strike_by(asked, world);
     }
-    counted(decision, packet.frame_bytes, world)
+    finish(asked, decision, world)
+}
+
+/// Counts what was decided, and remembers it where other fragments will follow.
+#[inline(always)]
+fn finish<W: World>(asked: &Asked, decision: Decision, world: &W) -> Decision {
+    let Asked {
+        packet,
+        identification,
+        ..
+    } = asked;
+    if matches!(packet.fragment, Fragment::First) {
+        fragment::remember(packet, *identification, decision, world);
+    }
+    let outcome = decision.outcome();
+    let transport = &packet.transport;
+    world.count(outcome.counter(), tally(packet));
+    if outcome.is_default() && !outcome.accepts() && !outcome.says_port() {
+        world.knock(transport, tally(packet));
+    }
+    decision
+}
+
+/// What a packet adds to a counter.
+#[inline(always)]
+const fn tally(packet: &Packet) -> Tally {
+    Tally {
+        bytes: packet.frame_bytes,
+        opens: packet.transport.opens_connection(),
+    }
 }
 
 #[inline(always)]
 fn counted<W: World>(decision: Decision, bytes: u32, world: &W) -> Decision {
-    world.count(decision.outcome().counter(), bytes);
+    let tally = Tally {
+        bytes,
+        opens: false,
+    };
+    world.count(decision.outcome().counter(), tally);
     decision
 }

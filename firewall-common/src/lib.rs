@@ -21,5 +21,7 @@ extern crate std;
 pub mod abi;
 pub mod decide;
 pub mod frame;
+pub mod hash;
 pub mod parse;
 pub mod tables;
+pub mod word;

@@ -7,10 +7,18 @@ use crate::abi::flow::Key;
 use crate::abi::flow::{Bucket, Ports, Settings};
 use crate::abi::fragment::FragmentKey;
 use crate::abi::image::{Line, Record};
+#[cfg(not(target_arch = "bpf"))]
+use crate::abi::{ban, limit};
+use crate::decide::ban::Bans;
+#[cfg(not(target_arch = "bpf"))]
+use crate::decide::ban::HostBans;
 use crate::decide::flow::Flows;
 #[cfg(not(target_arch = "bpf"))]
 use crate::decide::flow::HostFlows;
-use crate::parse::{IpHeader, transport::TCP_HEADER};
+#[cfg(not(target_arch = "bpf"))]
+use crate::decide::limit::HostLimits;
+use crate::decide::limit::Limits;
+use crate::parse::{IpHeader, Transport, transport::TCP_HEADER};
 
 /// Everything outside the packet that a decision depends on or changes.
 pub trait World {
@@ -18,13 +26,29 @@ pub trait World {
     type Tables: Tables;
     /// The flow table.
     type Flows: Flows;
+    /// The table of bans.
+    type Bans: Bans;
+    /// The table of token buckets.
+    type Limits: Limits;
 
     /// The active image. Asked once for a packet and only behind the parser, so that one packet is decided by one
     /// generation. `None` where there is none.
     fn tables(&self) -> Option<Self::Tables>;
 
-    /// Adds one packet of `bytes` to the counter in `slot`.
-    fn count(&self, slot: u32, bytes: u32);
+    /// Adds one packet to the counter in `slot`.
+    fn count(&self, slot: u32, tally: Tally);
+
+    /// Counts a packet that no rule names the port of.
+    fn knock(&self, transport: &Transport, tally: Tally);
+
+    /// Monotonic time in ns. To a jiffy is good enough unless it is to be `precise`, which takes longer.
+    fn now_ns(&self, precise: bool) -> u64;
+
+    /// Who is banned.
+    fn bans(&self) -> &Self::Bans;
+
+    /// The token buckets of limits.
+    fn limits(&self) -> &Self::Limits;
 
     /// The flows that this host has opened.
     fn flows(&self) -> &Self::Flows;
@@ -44,6 +68,15 @@ pub trait World {
 
     /// Remembers for the later fragments of a datagram whether the first one was accepted.
     fn remember_fragment(&self, key: &FragmentKey, accepts: bool);
+}
+
+/// What a packet adds to a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// Bytes of its frame.
+    pub bytes: u32,
+    /// Whether it opens a TCP connection.
+    pub opens: bool,
 }
 
 /// What is let in only so many times in a period.
@@ -106,6 +139,9 @@ pub struct HostWorld<'a, C> {
     count: C,
     flows: MaybeFlows<'a>,
     fragments: Option<&'a dyn Fragments>,
+    bans: MaybeBans<'a>,
+    limits: MaybeLimits<'a>,
+    now_ns: u64,
 }
 
 /// A memory of first fragments, and its limits.
@@ -124,7 +160,7 @@ pub trait Fragments: core::fmt::Debug {
 }
 
 #[cfg(not(target_arch = "bpf"))]
-impl<'a, C: Fn(u32, u32)> HostWorld<'a, C> {
+impl<'a, C: Fn(u32, Tally)> HostWorld<'a, C> {
     /// Decides by `image`, calls `count` with slot and bytes, follows no flows.
     pub const fn new(image: &'a [Line], count: C) -> Self {
         Self {
@@ -132,6 +168,9 @@ impl<'a, C: Fn(u32, u32)> HostWorld<'a, C> {
             count,
             flows: MaybeFlows(None),
             fragments: None,
+            bans: MaybeBans(None),
+            limits: MaybeLimits(None),
+            now_ns: 0,
         }
     }
 
@@ -141,6 +180,27 @@ impl<'a, C: Fn(u32, u32)> HostWorld<'a, C> {
             flows: MaybeFlows(Some(flows)),
             ..self
         }
+    }
+
+    /// The same, asking who is banned.
+    pub fn with_bans(self, bans: HostBans<'a>) -> Self {
+        Self {
+            bans: MaybeBans(Some(bans)),
+            ..self
+        }
+    }
+
+    /// The same, keeping limits.
+    pub fn with_limits(self, limits: &'a HostLimits<'a>) -> Self {
+        Self {
+            limits: MaybeLimits(Some(limits)),
+            ..self
+        }
+    }
+
+    /// The same, at this time.
+    pub fn at_ns(self, now_ns: u64) -> Self {
+        Self { now_ns, ..self }
     }
 
     /// The same, remembering first fragments.
@@ -153,16 +213,32 @@ impl<'a, C: Fn(u32, u32)> HostWorld<'a, C> {
 }
 
 #[cfg(not(target_arch = "bpf"))]
-impl<'a, C: Fn(u32, u32)> World for HostWorld<'a, C> {
+impl<'a, C: Fn(u32, Tally)> World for HostWorld<'a, C> {
     type Tables = HostTables<'a>;
     type Flows = MaybeFlows<'a>;
+    type Bans = MaybeBans<'a>;
+    type Limits = MaybeLimits<'a>;
 
     fn tables(&self) -> Option<HostTables<'a>> {
         Some(HostTables(self.image))
     }
 
-    fn count(&self, slot: u32, bytes: u32) {
-        (self.count)(slot, bytes);
+    fn count(&self, slot: u32, tally: Tally) {
+        (self.count)(slot, tally);
+    }
+
+    fn knock(&self, _: &Transport, _: Tally) {}
+
+    fn now_ns(&self, _: bool) -> u64 {
+        self.now_ns
+    }
+
+    fn bans(&self) -> &MaybeBans<'a> {
+        &self.bans
+    }
+
+    fn limits(&self) -> &MaybeLimits<'a> {
+        &self.limits
     }
 
     fn flows(&self) -> &MaybeFlows<'a> {
@@ -216,6 +292,42 @@ impl Flows for MaybeFlows<'_> {
 
     fn now(&self) -> u32 {
         self.0.map_or(0, Flows::now)
+    }
+}
+
+/// A table of bans, or none.
+#[cfg(not(target_arch = "bpf"))]
+#[derive(Clone, Copy, Debug)]
+pub struct MaybeBans<'a>(pub Option<HostBans<'a>>);
+
+#[cfg(not(target_arch = "bpf"))]
+impl Bans for MaybeBans<'_> {
+    type Word = core::sync::atomic::AtomicU64;
+
+    fn settings(&self) -> Option<&ban::Settings<Self::Word>> {
+        self.0.as_ref()?.settings()
+    }
+
+    fn bucket(&self, index: u32) -> Option<&ban::Bucket<Self::Word>> {
+        self.0.as_ref()?.bucket(index)
+    }
+}
+
+/// A table of token buckets, or none: then whatever has a limit is over it.
+#[cfg(not(target_arch = "bpf"))]
+#[derive(Clone, Copy, Debug)]
+pub struct MaybeLimits<'a>(pub Option<&'a HostLimits<'a>>);
+
+#[cfg(not(target_arch = "bpf"))]
+impl Limits for MaybeLimits<'_> {
+    type Word = core::sync::atomic::AtomicU64;
+
+    fn settings(&self) -> Option<&limit::Settings> {
+        self.0?.settings()
+    }
+
+    fn line(&self, index: u32) -> Option<&limit::Line<Self::Word>> {
+        self.0?.line(index)
     }
 }
 

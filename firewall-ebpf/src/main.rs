@@ -9,7 +9,9 @@ mod flows;
 mod handoff;
 mod maps;
 mod packet;
+mod state;
 mod tables;
+mod word;
 mod world;
 
 use aya_ebpf::{
@@ -18,10 +20,10 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use firewall_common::abi::{
-    EGRESS_NEXT_FRAGMENT, EGRESS_NEXT_OPENS, INGRESS_NEXT_FRAGMENT, INGRESS_NEXT_REFUSED,
-    handoff::Handoff, reason::DropReason,
+    EGRESS_NEXT_FRAGMENT, EGRESS_NEXT_OPENS, INGRESS_NEXT_COOKIE, INGRESS_NEXT_FRAGMENT,
+    INGRESS_NEXT_REFUSED, INGRESS_NEXT_TERMS, handoff::Handoff, reason::DropReason,
 };
-use firewall_common::decide::{self, Asked, Decision, egress, fragment};
+use firewall_common::decide::{self, Asked, Decision, egress, fragment, terms};
 use firewall_common::parse::Packet;
 
 use maps::{EGRESS_HANDOFF, EGRESS_NEXT, INGRESS_HANDOFF, INGRESS_NEXT};
@@ -43,8 +45,9 @@ pub fn firewall_ingress(context: XdpContext) -> u32 {
         NO_NEXT
     };
     let frame = KernelFrame::new(&context);
-    let decision = decide::by_rules(&frame, &world, fragment, |asked| refused(&context, asked));
-    xdp_action(decision)
+    let refused = |asked: &Asked| ask(&context, asked, INGRESS_NEXT_REFUSED);
+    let terms = |asked: &Asked| ask(&context, asked, INGRESS_NEXT_TERMS);
+    xdp_action(decide::by_rules(&frame, &world, fragment, refused, terms))
 }
 
 /// Decides fragments, as far as rules and earlier fragments do.
@@ -57,8 +60,9 @@ pub fn ingress_fragment(context: XdpContext) -> u32 {
     let world = KernelWorld::<true>::new(context.ctx, context.unknown());
     let packet = handoff.packet();
     let frame = KernelFrame::new(&context);
-    let decision = fragment::decide(&frame, &packet, &world, |asked| refused(&context, asked));
-    xdp_action(decision)
+    let refused = |asked: &Asked| ask(&context, asked, INGRESS_NEXT_REFUSED);
+    let terms = |asked: &Asked| ask(&context, asked, INGRESS_NEXT_TERMS);
+    xdp_action(fragment::decide(&frame, &packet, &world, refused, terms))
 }
 
 /// Decides what rules refuse.
@@ -75,6 +79,24 @@ pub fn ingress_refused(context: XdpContext) -> u32 {
         &asked,
         &world,
     ))
+}
+
+/// Decides what comes under a rule with terms.
+#[xdp(frags)]
+#[inline(always)]
+pub fn ingress_terms(context: XdpContext) -> u32 {
+    let Some(handoff) = handoff::take(&INGRESS_HANDOFF) else {
+        return xdp_action::XDP_DROP;
+    };
+    let world = KernelWorld::<true>::new(context.ctx, context.unknown());
+    let asked = handoff.to_asked();
+    let refused = |asked: &Asked| ask(&context, asked, INGRESS_NEXT_REFUSED);
+    let cookie = |_: &Asked| {
+        // What was handed over is still there.
+        handoff::go_on(&context, &INGRESS_NEXT, INGRESS_NEXT_COOKIE);
+        NO_NEXT
+    };
+    xdp_action(terms::arriving(&asked, &world, refused, cookie))
 }
 
 /// Decides every frame that leaves, as far as rules for what arrives do.
@@ -122,11 +144,11 @@ pub fn egress_opens(context: TcContext) -> i32 {
 /// What happens where the next program is missing, which the loader never lets happen.
 const NO_NEXT: Decision = Decision::dropped(DropReason::BrokenTables);
 
-/// Goes on with what no rule accepts.
+/// Goes on with a packet of which more is asked.
 #[inline(always)]
-fn refused(context: &XdpContext, asked: &Asked) -> Decision {
+fn ask(context: &XdpContext, asked: &Asked, next: u32) -> Decision {
     handoff::give(&INGRESS_HANDOFF, Handoff::asked(asked));
-    handoff::go_on(context, &INGRESS_NEXT, INGRESS_NEXT_REFUSED);
+    handoff::go_on(context, &INGRESS_NEXT, next);
     NO_NEXT
 }
 

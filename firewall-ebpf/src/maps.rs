@@ -6,16 +6,19 @@ use aya_ebpf::{
 };
 use firewall_common::abi::{
     IMAGE_MAP_FLAGS, SLOTS,
+    ban::{self, BAN_MAP_FLAGS},
     control::Control,
     counter::{Counter, MIN_SLOTS},
     flow::{Bucket, FLOW_MAP_FLAGS, MIN_BUCKETS, Ports, Settings},
     fragment::{FragmentKey, MAX_DATAGRAMS, Remembered},
     handoff::Handoff,
     image::{Line, SIZE_CLASSES},
+    knock,
+    limit::{self, LIMIT_MAP_FLAGS},
 };
 use firewall_common::tables::Limited;
 
-use crate::flows::KernelWord;
+use crate::word::KernelWord;
 use crate::world::Admitted;
 
 /// A policy image of one size class.
@@ -69,9 +72,9 @@ pub static INGRESS_HANDOFF: PerCpuArray<Handoff, 1> = PerCpuArray::new();
 #[btf_map]
 pub static EGRESS_HANDOFF: PerCpuArray<Handoff, 1> = PerCpuArray::new();
 
-/// The programs that go on with what rules refuse, and with fragments.
+/// The programs that go on with what rules refuse, with fragments, with what comes on terms, and with SYNs in a flood.
 #[btf_map]
-pub static INGRESS_NEXT: ProgramArray<2> = ProgramArray::new();
+pub static INGRESS_NEXT: ProgramArray<4> = ProgramArray::new();
 
 /// The programs that go on with what may open a flow, and with fragments.
 #[btf_map]
@@ -79,7 +82,40 @@ pub static EGRESS_NEXT: ProgramArray<2> = ProgramArray::new();
 
 /// How many packets of each [`Limited`] kind have been let in lately.
 #[btf_map]
-pub static LIMITS: PerCpuArray<Admitted, { Limited::COUNT }> = PerCpuArray::new();
+pub static ADMITTED: PerCpuArray<Admitted, { Limited::COUNT }> = PerCpuArray::new();
+
+/// The bans of this interface; user space makes the table, of the size that is wanted.
+#[btf_map]
+pub static BANS: Array<
+    ban::Bucket<KernelWord>,
+    { ban::MIN_BUCKETS as usize },
+    { BAN_MAP_FLAGS as usize },
+> = Array::new();
+
+/// What the programs must know of that table.
+#[btf_map]
+pub static BAN_SETTINGS: Array<ban::Settings<KernelWord>, 1, { BAN_MAP_FLAGS as usize }> =
+    Array::new();
+
+/// The token buckets of this interface; user space makes the table, of the size that is wanted.
+#[btf_map]
+pub static LIMITS: Array<
+    limit::Line<KernelWord>,
+    { limit::MIN_LINES as usize },
+    { LIMIT_MAP_FLAGS as usize },
+> = Array::new();
+
+/// What the programs must know of that table.
+#[btf_map]
+pub static LIMIT_SETTINGS: Array<limit::Settings, 1> = Array::new();
+
+/// Ports that packets come for although no rule names them.
+#[btf_map]
+pub static KNOCKS: PerCpuArray<knock::Set, { knock::SETS as usize }> = PerCpuArray::new();
+
+/// The time, where a test has set it.
+#[btf_map]
+pub static TEST_CLOCK: Array<u64, 1> = Array::new();
 
 /// What was decided of first fragments.
 #[btf_map]

@@ -8,21 +8,23 @@ use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_CURRENT_NETNS, bpf_sock_tuple},
     cty::c_void,
     helpers::generated::{
-        bpf_jiffies64, bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_raw_check_syncookie_ipv4,
-        bpf_tcp_raw_check_syncookie_ipv6,
+        bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_sk_release,
+        bpf_skc_lookup_tcp, bpf_tcp_raw_check_syncookie_ipv4, bpf_tcp_raw_check_syncookie_ipv6,
     },
 };
+use firewall_common::abi::knock;
 use firewall_common::abi::{
     flow::Key,
     fragment::{FragmentKey, Remembered},
 };
 use firewall_common::decide::flow::Flows as _;
-use firewall_common::parse::{IpHeader, transport::TCP_HEADER};
-use firewall_common::tables::{Limited, World};
+use firewall_common::parse::{IpHeader, Transport, transport::TCP_HEADER};
+use firewall_common::tables::{Limited, Tally, World};
 
 use crate::flows::KernelFlows;
-use crate::maps::{COUNTERS, FRAGMENTS, LIMITS};
+use crate::maps::{ADMITTED, COUNTERS, FRAGMENTS, KNOCKS, TEST_CLOCK};
 use crate::packet::defined;
+use crate::state::{KernelBans, KernelLimits};
 use crate::tables::KernelTables;
 
 /// TCP states in which a socket is no end of a connection (include/net/tcp_states.h).
@@ -34,6 +36,10 @@ mod state {
 
 /// Bits of `jiffies` that make a period: a second and a little at 1000 Hz, four at 250 Hz, ten at 100 Hz.
 const PERIOD_SHIFT: u32 = 10;
+
+/// Whether [`TEST_CLOCK`] has the time. The verifier knows that the loader has left it 0, and takes what asks for it out.
+#[unsafe(no_mangle)]
+static CLOCK_IS_SET: u64 = 0;
 
 /// What a CPU remembers of what it has let in.
 #[repr(C)]
@@ -75,6 +81,8 @@ impl<const CAREFUL: bool> KernelWorld<CAREFUL> {
 impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
     type Tables = KernelTables;
     type Flows = KernelFlows;
+    type Bans = KernelBans<CAREFUL>;
+    type Limits = KernelLimits;
 
     #[inline(always)]
     fn tables(&self) -> Option<KernelTables> {
@@ -82,15 +90,51 @@ impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
     }
 
     #[inline(always)]
-    fn count(&self, slot: u32, bytes: u32) {
+    fn count(&self, slot: u32, tally: Tally) {
         if let Some(counter) = defined::<CAREFUL, _>(COUNTERS.get_ptr_mut(slot)) {
             // SAFETY: the slot is this CPU's own; ingress and egress run in softirq context, one at a time, but for packets
             // that a process sends, whose count an interrupt could at worst overwrite by one.
-            unsafe {
-                (*counter).packets += 1;
-                (*counter).bytes += u64::from(bytes);
-            }
+            unsafe { (*counter).add(tally.bytes, tally.opens) };
         }
+    }
+
+    #[inline(always)]
+    fn knock(&self, transport: &Transport, tally: Tally) {
+        if transport.selector.is_none() {
+            return;
+        }
+        let key = knock::port_key(transport.protocol, transport.value);
+        if let Some(set) = defined::<CAREFUL, _>(KNOCKS.get_ptr_mut(knock::Set::index(key))) {
+            // SAFETY: as for counters.
+            unsafe { (*set).count(key, tally.bytes, tally.opens) };
+        }
+    }
+
+    #[inline(always)]
+    fn now_ns(&self, precise: bool) -> u64 {
+        // SAFETY: the word is there; the loader may have changed it before it froze it, so it is not what stands here.
+        if unsafe { (&raw const CLOCK_IS_SET).read_volatile() } != 0 {
+            return TEST_CLOCK.get(0).copied().unwrap_or(0);
+        }
+        // SAFETY: they take nothing.
+        let now = unsafe {
+            if precise {
+                bpf_ktime_get_ns()
+            } else {
+                bpf_ktime_get_coarse_ns()
+            }
+        };
+        defined::<CAREFUL, _>(now)
+    }
+
+    #[inline(always)]
+    fn bans(&self) -> &KernelBans<CAREFUL> {
+        &KernelBans
+    }
+
+    #[inline(always)]
+    fn limits(&self) -> &KernelLimits {
+        &KernelLimits
     }
 
     #[inline(always)]
@@ -159,7 +203,7 @@ impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
     fn admits(&self, kind: Limited) -> bool {
         // SAFETY: takes nothing.
         let period = (unsafe { bpf_jiffies64() } >> PERIOD_SHIFT) as u32;
-        let Some(admitted) = LIMITS.get_ptr_mut(kind as u32) else {
+        let Some(admitted) = ADMITTED.get_ptr_mut(kind as u32) else {
             return false;
         };
         // SAFETY: the record is this CPU's own.

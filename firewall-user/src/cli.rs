@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::command;
+use crate::command::ban::Ban;
 use crate::command::flows::Filter;
+use crate::command::unban::Unban;
 use crate::kernel::attach::ModeChoice;
 use crate::output::{Format, Output, Refused};
 
@@ -67,6 +69,16 @@ enum Verb {
         #[command(flatten)]
         filter: Filter,
     },
+    /// Refuse sources from the next packet on, whatever rules accept.
+    Ban(Ban),
+    /// Lift bans.
+    Unban(Unban),
+    /// Who is banned, until when, by whom and why.
+    Bans {
+        /// Only on these interfaces; on all guarded ones unless told.
+        #[arg(short, long = "interface", value_name = "IFACE")]
+        interface: Vec<String>,
+    },
     /// Take the firewall off: everything is let in again.
     Detach {
         #[command(flatten)]
@@ -99,6 +111,9 @@ pub fn run() -> ExitCode {
             command::stats::run(&interfaces.interface, watch, &output)
         }
         Verb::Flows { interface, filter } => command::flows::run(&interface, &filter, &output),
+        Verb::Ban(ban) => command::ban::run(&ban, &output),
+        Verb::Unban(unban) => command::unban::run(&unban, &output),
+        Verb::Bans { interface } => command::bans::run(&interface, &output),
         Verb::Detach { interfaces } => command::detach::run(&interfaces.interface, &output),
     };
     let Err(error) = done else {

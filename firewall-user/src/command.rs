@@ -1,22 +1,54 @@
 //! The verbs of the command line, one a file.
 
 pub(crate) mod apply;
+pub(crate) mod ban;
+pub(crate) mod bans;
 pub(crate) mod check;
 pub(crate) mod detach;
 pub(crate) mod flows;
 pub(crate) mod rules;
 pub(crate) mod stats;
 pub(crate) mod status;
+pub(crate) mod unban;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::kernel::guard::{Found, Guard};
 use crate::kernel::interface::{self, Interface};
+use crate::kernel::pins;
 
 /// The interface called `name`.
 fn interface(name: &str) -> Result<Interface> {
     interface::find(name)?
         .with_context(|| format!("there is no interface {name}; `ip link` lists those there are"))
+}
+
+/// The guards on the interfaces called `names`; without names, on all guarded interfaces of this network namespace.
+fn guards(names: &[String]) -> Result<Vec<(String, Guard)>> {
+    if !names.is_empty() {
+        let mut guards: Vec<(String, Guard)> = Vec::new();
+        for name in names {
+            if guards.iter().all(|(known, _)| known != name) {
+                guards.push((name.clone(), guard(name)?.1));
+            }
+        }
+        return Ok(guards);
+    }
+    let pinned = pins::interfaces()?;
+    let mut guards = Vec::new();
+    for interface in interface::all()? {
+        if pinned.contains(&interface.name)
+            && let Found::Guard(guard) = Guard::find(&interface)?
+        {
+            guards.push((interface.name, *guard));
+        }
+    }
+    if guards.is_empty() {
+        bail!(
+            "no interface of this network namespace is guarded; `firewall apply FILE -i IFACE` guards one"
+        );
+    }
+    Ok(guards)
 }
 
 /// The guard on the interface called `name`.

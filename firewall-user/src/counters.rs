@@ -23,6 +23,10 @@ pub enum Subject {
     AcceptedAtPort(u8, u16),
     /// Dropped because no rule matched, for this port of this protocol.
     DroppedAtPort(u8, u16),
+    /// Accepted by this rule, and dropped because it is over the rule's limit.
+    Over(String),
+    /// The same of what leaves.
+    EgressOver(String),
 }
 
 impl Subject {
@@ -41,7 +45,15 @@ impl Subject {
             | Self::RuleAtPort(_, protocol, port)
             | Self::AcceptedAtPort(protocol, port)
             | Self::DroppedAtPort(protocol, port) => Some((protocol, port)),
-            Self::Rule(_) => None,
+            Self::Rule(_) | Self::Over(_) | Self::EgressOver(_) => None,
+        }
+    }
+
+    /// The rule over whose limit it is, if it is that.
+    pub fn over(&self) -> Option<&str> {
+        match self {
+            Self::Over(name) | Self::EgressOver(name) => Some(name),
+            _ => None,
         }
     }
 
@@ -50,6 +62,8 @@ impl Subject {
         match self {
             Self::AcceptedAtPort(..) => Some(PassReason::Default.counter()),
             Self::DroppedAtPort(..) => Some(DropReason::NoRule.counter()),
+            Self::Over(_) => Some(DropReason::RateLimit.counter()),
+            Self::EgressOver(_) => Some(DropReason::EgressRateLimit.counter()),
             _ => None,
         }
     }
@@ -168,6 +182,8 @@ impl<'a> Allocator<'a> {
 pub struct Sums {
     /// By rule.
     pub rules: BTreeMap<String, Counter>,
+    /// By rule, what its limit dropped.
+    pub over: BTreeMap<String, Counter>,
     /// By protocol and port.
     pub ports: BTreeMap<(u8, u16), Counter>,
     /// By slot of a drop or pass reason, and of what becomes of flows.
@@ -198,6 +214,9 @@ impl Sums {
             if let Some(rule) = subject.rule() {
                 add(sums.rules.entry(rule.to_owned()).or_default(), counter);
             }
+            if let Some(rule) = subject.over() {
+                add(sums.over.entry(rule.to_owned()).or_default(), counter);
+            }
             if let Some(port) = subject.port() {
                 add(sums.ports.entry(port).or_default(), counter);
             }
@@ -213,6 +232,11 @@ impl Sums {
         self.rules.get(name).copied().unwrap_or_default()
     }
 
+    /// What a rule's limit dropped.
+    pub fn over(&self, name: &str) -> Counter {
+        self.over.get(name).copied().unwrap_or_default()
+    }
+
     /// What arrived for a port.
     pub fn port(&self, port: (u8, u16)) -> Counter {
         self.ports.get(&port).copied().unwrap_or_default()
@@ -224,9 +248,8 @@ impl Sums {
     }
 }
 
-const fn add(sum: &mut Counter, counter: Counter) {
-    sum.packets = sum.packets.wrapping_add(counter.packets);
-    sum.bytes = sum.bytes.wrapping_add(counter.bytes);
+fn add(sum: &mut Counter, counter: Counter) {
+    *sum = sum.plus(counter);
 }
 
 #[cfg(test)]
@@ -272,6 +295,7 @@ mod tests {
                     .map(|_| Counter {
                         packets: 1,
                         bytes: 60,
+                        connections: 0,
                     })
                     .collect(),
             )
@@ -294,6 +318,7 @@ mod tests {
                     .map(|&slot| Counter {
                         packets: u64::from(slot == DropReason::NoRule.counter()) + 1,
                         bytes: 0,
+                        connections: 0,
                     })
                     .collect(),
             )

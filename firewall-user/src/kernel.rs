@@ -1,6 +1,7 @@
 //! The kernel's side, seen from user space: the only module that names aya.
 
 pub mod attach;
+pub mod bans;
 pub mod counters;
 pub mod description;
 pub mod flows;
@@ -8,7 +9,9 @@ pub mod guard;
 pub mod image;
 pub mod instance;
 pub mod interface;
+mod mapped;
 pub mod offload;
 pub mod pins;
 pub mod programs;
 mod record;
+pub mod state;

@@ -48,6 +48,15 @@ impl Output {
         Ok(())
     }
 
+    /// Writes one JSON value as a line of its own, or nothing where text is asked for: what is a list of any length.
+    pub(crate) fn json_line(&self, value: &impl serde::Serialize) -> Result<()> {
+        if self.format == Format::Json {
+            let text = serde_json::to_string(value)?;
+            writeln!(io::stdout(), "{text}")?;
+        }
+        Ok(())
+    }
+
     /// Writes something for people that is not the result, such as warnings, to standard error.
     pub(crate) fn aside(&self, text: impl std::fmt::Display) -> Result<()> {
         writeln!(io::stderr(), "{text}")?;
@@ -121,6 +130,20 @@ pub(crate) fn count(value: u64) -> String {
     text
 }
 
+/// Seconds for people: the two largest units.
+pub(crate) fn duration(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    if days > 0 {
+        format!("{days} d {} h", hours % 24)
+    } else if hours > 0 {
+        format!("{hours} h {} min", minutes % 60)
+    } else if minutes > 0 {
+        format!("{minutes} min {} s", seconds % 60)
+    } else {
+        format!("{seconds} s")
+    }
+}
+
 /// Seconds since 1970 as UTC, ISO 8601.
 pub(crate) fn utc(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
@@ -163,6 +186,13 @@ mod tests {
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(u64::MAX), "16384.0 PiB");
+    }
+
+    #[test]
+    fn durations_have_two_units() {
+        assert_eq!(duration(59), "59 s");
+        assert_eq!(duration(61), "1 min 1 s");
+        assert_eq!(duration(86_400 * 5 + 7200), "5 d 2 h");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,7 +16,7 @@ use crate::counters::Slots;
 use crate::kernel::description::{DescribedRule, Description, Policy};
 use crate::kernel::interface;
 use crate::rules::compile::{Compiled, compile};
-use crate::rules::model::{Action, Direction, Protocol, Rule};
+use crate::rules::model::{Action, AddressSet, Direction, Protocol, Rule};
 use crate::rules::names::{self, IcmpFamily};
 use crate::rules::{Diagnostic, Loaded};
 
@@ -56,6 +57,8 @@ pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>) -> Result<Prepar
         image_bytes: size_of_val(&compiled.image[..]) as u64,
         default_accepts: rule_set.defaults.ingress == Action::Accept,
         egress_default_accepts: rule_set.defaults.egress == Action::Accept,
+        bans_by_rule: (rule_set.rules.iter()).any(|rule| rule.terms.ban.is_some()),
+        never_banned: ranges(&rule_set.bans.never),
         lists_vlans: rule_set.vlans.is_some(),
         rules,
         ports: compiled.ports.clone(),
@@ -167,6 +170,22 @@ fn egress_holes(loaded: &Loaded) -> Vec<Diagnostic> {
         );
     }
     warnings
+}
+
+fn ranges(set: &AddressSet) -> Vec<(IpAddr, IpAddr)> {
+    let v4 = set.v4.iter().map(|&(first, last)| {
+        (
+            IpAddr::V4(Ipv4Addr::from(first)),
+            IpAddr::V4(Ipv4Addr::from(last)),
+        )
+    });
+    let v6 = set.v6.iter().map(|&(first, last)| {
+        (
+            IpAddr::V6(Ipv6Addr::from(first)),
+            IpAddr::V6(Ipv6Addr::from(last)),
+        )
+    });
+    v4.chain(v6).collect()
 }
 
 fn direction(direction: Direction) -> &'static str {

@@ -10,7 +10,7 @@ use firewall_common::abi::fragment::FragmentKey;
 use firewall_common::abi::image::Line;
 use firewall_common::abi::reason::{DropReason, PassReason};
 use firewall_common::decide::{Decision, decide};
-use firewall_common::tables::{Fragments, HostWorld};
+use firewall_common::tables::{Fragments, HostWorld, Tally};
 use firewall_user::counters::Slots;
 use firewall_user::rules::compile::{Compiled, compile};
 use firewall_user::rules::model::RuleSet;
@@ -144,8 +144,8 @@ impl Fragments for FirstFragments {
 /// Decides `frame`, after others have left behind what `fragments` holds.
 pub fn decide_after(image: &[Line], fragments: &FirstFragments, frame: &[u8]) -> Effect {
     let counted = RefCell::new(Vec::new());
-    let world = HostWorld::new(image, |slot, bytes| {
-        counted.borrow_mut().push((slot, bytes))
+    let world = HostWorld::new(image, |slot, tally: Tally| {
+        counted.borrow_mut().push((slot, tally.bytes))
     })
     .with_fragments(fragments);
     let decision = decide(frame, &world);

@@ -7,8 +7,10 @@ use firewall_common::abi::fragment::FragmentKey;
 use firewall_common::abi::image::Line;
 use firewall_common::abi::reason::{DropReason, PassReason};
 use firewall_common::decide::{Cause, Decision, decide, egress};
-use firewall_common::parse::{IpHeader, transport::TCP_HEADER};
-use firewall_common::tables::{HostTables, HostWorld, Limited, MaybeFlows, World};
+use firewall_common::parse::{IpHeader, Transport, transport::TCP_HEADER};
+use firewall_common::tables::{
+    HostTables, HostWorld, Limited, MaybeBans, MaybeFlows, MaybeLimits, Tally, World,
+};
 use firewall_tests::corpus::{self, By, Case, Under};
 use firewall_tests::packets::*;
 use firewall_tests::policy::{Counted, decide_by};
@@ -269,9 +271,25 @@ struct NoTables;
 impl World for NoTables {
     type Tables = HostTables<'static>;
     type Flows = MaybeFlows<'static>;
+    type Bans = MaybeBans<'static>;
+    type Limits = MaybeLimits<'static>;
 
     fn tables(&self) -> Option<Self::Tables> {
         None
+    }
+
+    fn knock(&self, _: &Transport, _: Tally) {}
+
+    fn now_ns(&self, _: bool) -> u64 {
+        0
+    }
+
+    fn bans(&self) -> &Self::Bans {
+        &MaybeBans(None)
+    }
+
+    fn limits(&self) -> &Self::Limits {
+        &MaybeLimits(None)
     }
 
     fn flows(&self) -> &Self::Flows {
@@ -296,7 +314,7 @@ impl World for NoTables {
 
     fn remember_fragment(&self, _: &FragmentKey, _: bool) {}
 
-    fn count(&self, slot: u32, _: u32) {
+    fn count(&self, slot: u32, _: Tally) {
         assert_eq!(slot, DropReason::BrokenTables.counter());
     }
 }

@@ -1,4 +1,4 @@
-//! Counters: one per-CPU array of packets and bytes, whose slots are shared out as below.
+//! Counters: one per-CPU array of packets, bytes and connections, whose slots are shared out as below.
 //!
 //! | slots | what is counted |
 //! |---|---|
@@ -9,7 +9,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Packets and bytes, one CPU's share. Bytes are whole frames as the program sees them, without FCS.
+/// Packets, bytes and connections, one CPU's share. Bytes are whole frames as the program sees them, without FCS.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -19,6 +19,8 @@ pub struct Counter {
     pub packets: u64,
     /// Bytes.
     pub bytes: u64,
+    /// Packets that open a TCP connection: SYN without ACK.
+    pub connections: u64,
 }
 
 /// First slot of the [`super::reason::PassReason`] counters; drop reasons have numbers below this.
@@ -32,10 +34,31 @@ pub const FLOWS_CONTENDED: u32 = 178;
 /// First slot that user space hands out, to rules and named ports. Slot `0` therefore never names a port: a service
 /// whose hits are not counted carries `0`.
 pub const NAMED_BASE: u32 = 192;
-/// Slots when the map is made with no policy to fit: 4096 x 16 bytes = 64 KiB a CPU.
+/// Slots when the map is made with no policy to fit: 4096 x 24 bytes = 96 KiB a CPU.
 pub const MIN_SLOTS: u32 = 4096;
-/// Most slots there can be (16 MiB a CPU): every rule that a file may hold, every port of every port protocol, and
+/// Most slots there can be (24 MiB a CPU): every rule that a file may hold, every port of every port protocol, and
 /// as many again for those of the generation before, whose counts go on being shown until their slots are reused.
 pub const MAX_SLOTS: u32 = 1 << 20;
 
-const _: () = assert!(size_of::<Counter>() == 16);
+const _: () = assert!(size_of::<Counter>() == 24);
+
+impl Counter {
+    /// Adds a packet of `bytes`, which opens a connection or not.
+    #[inline(always)]
+    pub const fn add(&mut self, bytes: u32, opens: bool) {
+        self.packets = self.packets.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add(bytes as u64);
+        if opens {
+            self.connections = self.connections.wrapping_add(1);
+        }
+    }
+
+    /// The sum of both.
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            packets: self.packets.wrapping_add(other.packets),
+            bytes: self.bytes.wrapping_add(other.bytes),
+            connections: self.connections.wrapping_add(other.connections),
+        }
+    }
+}

@@ -12,7 +12,7 @@
 //!
 //! Every field is part of a 64-bit word of type `W`, because the words are shared between CPUs and the BPF target has no
 //! usable atomics: `AtomicU32` does not exist there, and a load of an `AtomicU64` needs `target-cpu=v4`. On the host `W`
-//! is `AtomicU64`; the kernel's shell brings its own, see [`crate::decide::flow::Word`].
+//! is `AtomicU64`; the kernel's shell brings its own, see [`crate::word::Word`].
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

@@ -27,9 +27,11 @@ pub struct Handoff {
     fragment: u8,
     unused: [u8; 2],
     identification: u32,
+    number: u32,
+    unused_too: u32,
 }
 
-const _: () = assert!(size_of::<Handoff>() == 64);
+const _: () = assert!(size_of::<Handoff>() == 72);
 
 const NO_SELECTOR: u8 = u8::MAX;
 
@@ -37,9 +39,14 @@ impl Handoff {
     /// A packet of which more is asked.
     #[inline(always)]
     pub const fn asked(asked: &Asked) -> Self {
+        let number = match asked.by_rules.number() {
+            Some(number) => number,
+            None => 0,
+        };
         Self::new(
             &asked.packet,
             asked.by_rules.outcome(),
+            number,
             asked.identification,
         )
     }
@@ -47,11 +54,11 @@ impl Handoff {
     /// A packet of which rules have not said anything yet.
     #[inline(always)]
     pub const fn packet_alone(packet: &Packet) -> Self {
-        Self::new(packet, Outcome(0), 0)
+        Self::new(packet, Outcome(0), 0, 0)
     }
 
     #[inline(always)]
-    const fn new(packet: &Packet, outcome: Outcome, identification: u32) -> Self {
+    const fn new(packet: &Packet, outcome: Outcome, number: u32, identification: u32) -> Self {
         let (source, destination, ipv6) = match packet.addresses {
             Addresses::V4 {
                 source,
@@ -83,6 +90,8 @@ impl Handoff {
             fragment: packet.fragment as u8,
             unused: [0; 2],
             identification,
+            number,
+            unused_too: 0,
         }
     }
 
@@ -129,12 +138,12 @@ impl Handoff {
         }
     }
 
-    /// The packet, with what rules say of it. By which rule they do does not matter any more, and is not told.
+    /// The packet, with what rules say of it, or what holds it back: then the rule does not matter any more, and is not told.
     #[inline(always)]
     pub const fn to_asked(&self) -> Asked {
         Asked {
             packet: self.packet(),
-            by_rules: Decision::by_rules(0, Outcome(self.outcome)),
+            by_rules: Decision::by_rules(self.number, Outcome(self.outcome)),
             identification: self.identification,
         }
     }
@@ -184,7 +193,7 @@ mod tests {
                     assert_eq!(Handoff::packet_alone(&packet).packet(), packet);
                     let asked = Asked {
                         packet,
-                        by_rules: Decision::by_rules(0, Outcome(13)),
+                        by_rules: Decision::by_rules(15, Outcome(13)),
                         identification: 14,
                     };
                     assert_eq!(Handoff::asked(&asked).to_asked(), asked);

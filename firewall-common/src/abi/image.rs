@@ -75,8 +75,15 @@ pub mod header {
     pub const ADDRESS_TABLES: u32 = 16;
     /// `u32`s from one address table to the next.
     pub const ADDRESS_TABLE_LEN: u32 = 16;
+    /// Index (`u32`) of the terms of rules, by number: each the index (line) of a [`crate::abi::terms::Terms`], or 0.
+    pub const TERMS: u32 = 3;
+    /// The address tables of those whom no ban cuts, of IPv4 and IPv6, whose entries begin at 1 for them. Of the ingress header only.
+    pub const NEVER_BANNED: [u32; 2] = [
+        ADDRESS_TABLES + 4 * ADDRESS_TABLE_LEN,
+        ADDRESS_TABLES + 5 * ADDRESS_TABLE_LEN,
+    ];
     /// For each selector 256 [`super::Page`]s of 64 bits, by the upper eight bits of values.
-    pub const PAGES: u32 = ADDRESS_TABLES + 4 * ADDRESS_TABLE_LEN;
+    pub const PAGES: u32 = ADDRESS_TABLES + 6 * ADDRESS_TABLE_LEN;
     /// 256 `u32`, by protocol number: index (record) of the service of protocols without selector.
     pub const PROTOCOLS: u32 = PAGES + 2 * 256 * super::SELECTORS;
     /// `u32`s in the header of one direction.
@@ -116,7 +123,7 @@ pub struct Service {
     pub candidate: Candidate,
     /// How addresses and TCP flags go on from here.
     pub class: Class,
-    /// Counter slot of the port's hits by outcomes that do not say the port themselves, or 0.
+    /// Counter slot of the port's hits by outcomes that do not say the port themselves; 0 of a port that no rule names.
     pub hits: u32,
 }
 
@@ -233,7 +240,7 @@ pub struct Candidate(pub u64);
 
 impl Candidate {
     const COLUMN_BITS: u32 = 20;
-    const OUTCOME_BITS: u32 = 24;
+    const OUTCOME_BITS: u32 = 27;
     const NUMBER_SHIFT: u32 = Self::COLUMN_BITS + Self::OUTCOME_BITS;
 
     /// No rule, and a cell that is no row's.
@@ -241,7 +248,7 @@ impl Candidate {
 
     /// The rule with this number, from 0 in its direction; the default's is behind the last rule's.
     pub const fn new(number: u32, outcome: Outcome) -> Self {
-        assert!(number < 1 << 20, "rule number out of range");
+        assert!(number < 1 << 17, "rule number out of range");
         Self((number as u64) << Self::NUMBER_SHIFT | (outcome.0 as u64) << Self::COLUMN_BITS)
     }
 
@@ -286,6 +293,8 @@ impl Candidate {
 pub struct Outcome(pub u32);
 
 impl Outcome {
+    const HELD: u32 = 1 << 25;
+    const TERMS: u32 = 1 << 24;
     const ACCEPT: u32 = 1 << 23;
     const LOG: u32 = 1 << 22;
     const SAYS_PORT: u32 = 1 << 21;
@@ -303,6 +312,17 @@ impl Outcome {
     /// The same, and its counter is the destination port's as well.
     pub const fn saying_port(self) -> Self {
         Self(self.0 | Self::SAYS_PORT)
+    }
+
+    /// The same, and there are [`super::terms::Terms`] to be kept.
+    pub const fn with_terms(self) -> Self {
+        Self(self.0 | Self::TERMS)
+    }
+
+    /// The same, of what rules accept and a ban or limit holds back.
+    #[inline(always)]
+    pub const fn held(self) -> Self {
+        Self(self.0 | Self::HELD)
     }
 
     /// The same, where no rule matches.
@@ -326,6 +346,18 @@ impl Outcome {
     #[inline(always)]
     pub const fn says_port(self) -> bool {
         self.0 & Self::SAYS_PORT != 0
+    }
+
+    /// Whether there are [`super::terms::Terms`] to be kept.
+    #[inline(always)]
+    pub const fn has_terms(self) -> bool {
+        self.0 & Self::TERMS != 0
+    }
+
+    /// Whether rules accept it, and a ban or limit holds it back.
+    #[inline(always)]
+    pub const fn is_held(self) -> bool {
+        self.0 & Self::HELD != 0
     }
 
     /// Whether no rule matches.
@@ -519,7 +551,7 @@ pub mod node {
 }
 
 const _: () = assert!(size_of::<Line>() == 64 && size_of::<Record>() == 16);
-const _: () = assert!(header::VLANS < header::ADDRESS_TABLES && header::LEN.is_multiple_of(2));
+const _: () = assert!(header::TERMS < header::ADDRESS_TABLES && header::LEN.is_multiple_of(2));
 const _: () = assert!(super::counter::MAX_SLOTS <= Outcome::DEFAULT);
 const _: () = assert!(header::ADDRESS_TABLE_LEN as usize * 4 == size_of::<Line>());
 const _: () = assert!((header::LEN * 4).is_multiple_of(size_of::<Line>() as u32));

@@ -106,8 +106,12 @@ reasons! {
         IcmpMalformed = 84, "icmp-malformed", "An ICMP error whose quoted packet is cut short or cannot be one.";
         IcmpRate = 85, "icmp-rate", "More ICMP errors than are let in in a period of one to ten seconds.";
 
+        Banned = 100, "banned", "Rules accept it, but its source is banned.";
+        RateLimit = 101, "rate-limit", "Rules accept it, but it is more than the limit of the rule lets in.";
+
         EgressNoRule = 90, "egress-no-rule", "No egress rule matched a packet that leaves and the default is to drop.";
         EgressMalformed = 91, "egress-malformed", "A packet that leaves cannot be read, and what leaves is filtered.";
+        EgressRateLimit = 93, "egress-rate-limit", "More of what an egress rule accepts than its limit lets out.";
         EgressFragment = 92, "egress-fragment", "A later fragment that leaves, of a datagram whose first one did not, and what leaves is filtered.";
     }
 }
@@ -131,6 +135,7 @@ reasons! {
         FragmentEarly = 13, "fragment-early", "A later fragment whose first one was not seen; without that nothing is reassembled.";
         EgressConnection = 14, "egress-connection", "Left although no egress rule accepts it, because it belongs to a TCP connection that was open before.";
         Cookie = 16, "cookie", "Completes a TCP connection whose SYN this host answered with a cookie.";
+        SynCookie = 17, "syn-cookie", "A SYN that came in a flood and was answered with a cookie in this host's place.";
         EgressFragment = 15, "egress-fragment-later", "A later fragment of a datagram whose first one left.";
     }
 }
@@ -140,7 +145,10 @@ impl DropReason {
     pub const fn is_egress(self) -> bool {
         matches!(
             self,
-            Self::EgressNoRule | Self::EgressMalformed | Self::EgressFragment
+            Self::EgressNoRule
+                | Self::EgressMalformed
+                | Self::EgressFragment
+                | Self::EgressRateLimit
         )
     }
 

@@ -4,8 +4,9 @@
 //! means. A service knows the first rule without addresses; a row of cells, which stands for an address or a pair of them,
 //! the first rule without service, and in the service's column the first one that names both.
 
-use super::{Decision, address};
+use super::{Decision, address, ban, tally};
 use crate::abi::image::{Candidate, Entry, Outcome, Page, Selector, Service, column, header};
+use crate::abi::reason::DropReason;
 use crate::parse::{Addresses, Packet, Transport};
 use crate::tables::{Tables, World};
 
@@ -16,11 +17,11 @@ pub struct Match {
     pub number: u32,
     /// What it does.
     pub outcome: Outcome,
-    /// Counter slot of the port's hits, where `outcome` does not say the port; else 0.
+    /// Counter slot of the port's hits by outcomes that do not say the port; 0 of a port that no rule names.
     pub hits: u32,
 }
 
-/// The rules' verdict, counting the hits of a named port; `at` is the header of the packet's direction. `None` if the
+/// The rules' verdict, which a ban of the source may hold back, counting the hits of a named port; `at` is the header of the packet's direction. `None` if the
 /// tables are inconsistent.
 #[inline(always)]
 pub fn decide<T: Tables, W: World>(
@@ -34,10 +35,16 @@ pub fn decide<T: Tables, W: World>(
         outcome,
         hits,
     } = find(&packet.addresses, &packet.transport, at, tables)?;
-    if hits != 0 {
-        world.count(hits, packet.frame_bytes);
+    let decision =
+        if at == header::INGRESS && outcome.accepts() && ban::holds(packet, tables, world)? {
+            Decision::held(DropReason::Banned, DropReason::Banned.counter())
+        } else {
+            Decision::by_rules(number, outcome)
+        };
+    if hits != 0 && !decision.outcome().says_port() {
+        world.count(hits, tally(packet));
     }
-    Some(Decision::by_rules(number, outcome))
+    Some(decision)
 }
 
 /// The first rule that matches, or the default.
@@ -57,7 +64,7 @@ pub fn find<T: Tables>(
     Some(Match {
         number: first.number(),
         outcome,
-        hits: if outcome.says_port() { 0 } else { service.hits },
+        hits: service.hits,
     })
 }
 

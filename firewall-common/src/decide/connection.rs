@@ -1,7 +1,6 @@
 //! What no rule accepts: does it answer a flow that this host has opened?
 
 use super::Decision;
-use super::egress::opens_connection;
 use super::flow::{self, Answer, FlowPacket, Kind, Segment};
 use crate::abi::flow::{Key, PortProtocol};
 use crate::abi::image::{Selector, header};
@@ -27,7 +26,7 @@ pub enum Local {
 pub fn may_answer<W: World>(transport: &Transport, world: &W) -> bool {
     match transport.selector {
         Some(Selector::Tcp) => {
-            !opens_connection(transport)
+            !transport.opens_connection()
                 || flow::ports::has(PortProtocol::Tcp, transport.value, world.flows())
         }
         Some(Selector::Udp) => flow::ports::has(PortProtocol::Udp, transport.value, world.flows()),
@@ -57,6 +56,10 @@ pub fn decide<F: Frame + ?Sized, W: World>(
         Answer::Expired => Decision::dropped(DropReason::FlowExpired),
         Answer::NoFlow | Answer::NoTable => refused,
     };
+    // A connection that a banned or limited source has opened itself is just what is to be held back.
+    if refused.outcome().is_held() {
+        return unknown;
+    }
     // The flow may have missed what went another way or was let through without it, so where the kernel knows the connection,
     // its word counts, and the next packet that leaves sets the flow right. A SYN alone opens a connection and cannot belong
     // to one.

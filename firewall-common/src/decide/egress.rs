@@ -2,13 +2,12 @@
 
 use super::connection::{self, Local};
 use super::flow::{self, Recorded};
-use super::{BROKEN, Decision, classify, counted, essential, fragment};
+use super::{BROKEN, Decision, classify, counted, essential, fragment, tally, terms};
 use crate::abi::counter::{FLOWS_CONTENDED, FLOWS_CREATED, FLOWS_EVICTED};
 use crate::abi::image::{Selector, essential as switch, header};
 use crate::abi::reason::{DropReason, PassReason};
 use crate::frame::Frame;
-use crate::parse::transport::tcp_flag;
-use crate::parse::{Fragment, Packet, Parsed, Transport, parse};
+use crate::parse::{Fragment, Packet, Parsed, parse};
 use crate::tables::{Tables, World};
 
 /// Decides a frame that leaves, counts it, and remembers the flow that it opens or goes on with. The kernel does the three parts
@@ -34,7 +33,7 @@ pub fn by_ingress_rules<F: Frame + ?Sized, W: World>(
         if !matches!(packet.fragment, Fragment::Whole) {
             return fragment(packet);
         }
-        if opens_connection(&packet.transport) {
+        if packet.transport.opens_connection() {
             return opens(packet);
         }
     }
@@ -81,7 +80,7 @@ pub fn by_first_fragment<F: Frame + ?Sized, W: World>(
 ) -> Decision {
     let decision = match packet.fragment {
         Fragment::Later => later_fragment(frame, packet, world),
-        Fragment::Whole | Fragment::First if opens_connection(&packet.transport) => {
+        Fragment::Whole | Fragment::First if packet.transport.opens_connection() => {
             return opens(packet);
         }
         Fragment::Whole | Fragment::First => match by_policy(&Ok(Parsed::Ip(*packet)), world) {
@@ -115,7 +114,7 @@ fn later_fragment<F: Frame + ?Sized, W: World>(
 #[inline(always)]
 pub fn what_opens<F: Frame + ?Sized, W: World>(frame: &F, packet: &Packet, world: &W) -> Decision {
     let mut decision = by_egress_rules(packet, world).unwrap_or(BROKEN);
-    if !decision.accepts() && is_open(packet, world) {
+    if !decision.accepts() && !decision.outcome().is_held() && is_open(packet, world) {
         decision = Decision::passed(PassReason::EgressConnection);
     }
     if decision.accepts() {
@@ -157,7 +156,11 @@ fn by_egress_rules<W: World>(packet: &Packet, world: &W) -> Option<Decision> {
     if !is_filtered(&tables)? {
         return Some(Decision::passed(PassReason::EgressDefault));
     }
-    classify::decide(packet, header::EGRESS, &tables, world)
+    let decision = classify::decide(packet, header::EGRESS, &tables, world)?;
+    if decision.accepts() && decision.outcome().has_terms() {
+        return terms::leaving(packet, decision, world);
+    }
+    Some(decision)
 }
 
 /// Whether the packet belongs to a TCP connection that is open. Rules decide who may open one, which a SYN alone does; a change
@@ -166,20 +169,13 @@ fn by_egress_rules<W: World>(packet: &Packet, world: &W) -> Option<Decision> {
 fn is_open<W: World>(packet: &Packet, world: &W) -> bool {
     let transport = &packet.transport;
     matches!(transport.selector, Some(Selector::Tcp))
-        && !opens_connection(transport)
+        && !transport.opens_connection()
         && world.has_connection(&connection::key(
             &packet.addresses,
             transport,
             0,
             Local::Source,
         ))
-}
-
-/// Whether this is a SYN without ACK, which answers nothing.
-#[inline(always)]
-pub(super) const fn opens_connection(transport: &Transport) -> bool {
-    matches!(transport.selector, Some(Selector::Tcp))
-        && transport.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
 }
 
 #[inline(always)]
@@ -193,7 +189,7 @@ fn record<F: Frame + ?Sized, W: World>(frame: &F, packet: &Packet, world: &W) {
         Recorded::Contended => FLOWS_CONTENDED,
         Recorded::Refreshed | Recorded::Untracked | Recorded::NoTable => return,
     };
-    world.count(slot, packet.frame_bytes);
+    world.count(slot, tally(packet));
 }
 
 #[inline(always)]

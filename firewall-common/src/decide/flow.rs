@@ -23,33 +23,15 @@ mod rank;
 pub mod tcp;
 
 use crate::abi::flow::{
-    Bucket, Entry, Key, MIN_WINDOW_BITS, Ports, Received, SEED_WORDS, Sent, Sequences, Settings,
-    SlotWord, State, TICK_MASK, WAYS,
+    Bucket, Entry, Key, MIN_WINDOW_BITS, Ports, Received, Sent, Sequences, Settings, SlotWord,
+    State, TICK_MASK, WAYS,
 };
 
 pub use tcp::Segment;
 
+use crate::hash;
 use crate::parse::transport::tcp_flag;
-
-/// A 64-bit word that several CPUs use at once.
-pub trait Word {
-    /// Its value; never torn, never merged with another load.
-    fn load(&self) -> u64;
-
-    /// Changes its value.
-    fn store(&self, value: u64);
-
-    /// Changes it from `from` to `to`, or returns `false` if it is not `from`. All loads and stores before are done
-    /// before, all after it after.
-    fn swap(&self, from: u64, to: u64) -> bool;
-
-    /// Sets these bits.
-    fn set(&self, bits: u64);
-
-    /// Loads before this are done before loads after it. Where the machine keeps loads in order, as x86 does, it is
-    /// enough to keep the compiler from changing theirs.
-    fn barrier();
-}
+use crate::word::Word;
 
 /// The flow table, and the time.
 pub trait Flows {
@@ -275,9 +257,6 @@ struct Place {
 }
 
 impl Place {
-    /// The NH hash of UMAC (RFC 4418, 5.2.2): the sum of products of 32-bit halves, each added to a secret one. For any
-    /// two keys the chance that the secret makes them equal is 2^-32, whoever chose them. A multiplication by a secret
-    /// odd number and shifts then bring every bit of the sum into index and tag.
     #[inline(always)]
     fn of(key: &Key, settings: &Settings) -> Self {
         let words = [
@@ -287,18 +266,7 @@ impl Place {
             key.remote[1],
             key.selector(),
         ];
-        let mut sum = settings.seed[SEED_WORDS - 2];
-        for (word, secret) in words.into_iter().zip(settings.seed) {
-            let low = (word as u32).wrapping_add(secret as u32);
-            let high = ((word >> 32) as u32).wrapping_add((secret >> 32) as u32);
-            sum = sum.wrapping_add(u64::from(low).wrapping_mul(u64::from(high)));
-        }
-        sum ^= sum >> 32;
-        sum = sum.wrapping_mul(settings.seed[SEED_WORDS - 1] | 1);
-        sum ^= sum >> 29;
-        // The second constant of MurmurHash3's finaliser.
-        sum = sum.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-        sum ^= sum >> 32;
+        let sum = hash::keyed(words, &settings.seed);
         let tag = (sum >> 32) as u32;
         Self {
             index: sum as u32 & settings.mask,

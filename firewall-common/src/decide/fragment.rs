@@ -7,7 +7,7 @@
 //! whole datagram (RFC 5722; Linux does the same for IPv4); of those that would rewrite what rules have looked at, the parser drops
 //! the ones that it can tell by themselves ([`DropReason::FragmentOverlap`]).
 
-use super::{Asked, BROKEN, Decision, by_policy, counted};
+use super::{Asked, BROKEN, Decision, by_policy, counted, finish};
 use crate::abi::fragment::FragmentKey;
 use crate::abi::reason::{DropReason, PassReason};
 use crate::frame::Frame;
@@ -15,13 +15,14 @@ use crate::parse::{self, Fragment, Packet, Parsed};
 use crate::tables::{Limited, World};
 
 /// The second part of a decision: rules have their say on a first fragment, and it has its on the later ones. `refused`
-/// decides first fragments that rules do not accept.
+/// decides first fragments that rules do not accept, `terms` those that they accept on terms.
 #[inline(always)]
 pub fn decide<F: Frame + ?Sized, W: World>(
     frame: &F,
     packet: &Packet,
     world: &W,
     refused: impl FnOnce(&Asked) -> Decision,
+    terms: impl FnOnce(&Asked) -> Decision,
 ) -> Decision {
     let Some(identification) = parse::identification(frame) else {
         return counted(
@@ -37,7 +38,12 @@ pub fn decide<F: Frame + ?Sized, W: World>(
                 .tables()
                 .and_then(|tables| by_policy(&Parsed::Ip(*packet), &tables, world))
                 .unwrap_or(BROKEN);
-            first(packet, identification, by_rules, world, refused)
+            let asked = Asked {
+                packet: *packet,
+                by_rules,
+                identification,
+            };
+            first(&asked, world, refused, terms)
         }
     }
 }
@@ -45,21 +51,18 @@ pub fn decide<F: Frame + ?Sized, W: World>(
 /// The verdict on a first fragment of which rules have said `by_rules`.
 #[inline(always)]
 fn first<W: World>(
-    packet: &Packet,
-    identification: u32,
-    by_rules: Decision,
+    asked: &Asked,
     world: &W,
     refused: impl FnOnce(&Asked) -> Decision,
+    terms: impl FnOnce(&Asked) -> Decision,
 ) -> Decision {
-    if !by_rules.accepts() {
-        return refused(&Asked {
-            packet: *packet,
-            by_rules,
-            identification,
-        });
+    if !asked.by_rules.accepts() {
+        refused(asked)
+    } else if asked.by_rules.outcome().has_terms() {
+        terms(asked)
+    } else {
+        finish(asked, asked.by_rules, world)
     }
-    remember(packet, identification, by_rules, world);
-    counted(by_rules, packet.frame_bytes, world)
 }
 
 /// The verdict on a later fragment.

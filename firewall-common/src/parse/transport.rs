@@ -302,6 +302,13 @@ impl Transport {
         }
     }
 
+    /// Whether this is a SYN without ACK, which answers nothing.
+    #[inline(always)]
+    pub const fn opens_connection(&self) -> bool {
+        matches!(self.selector, Some(Selector::Tcp))
+            && self.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
+    }
+
     /// Whether this is an echo message, and then whether it is a request.
     #[inline(always)]
     pub const fn echo(&self) -> Option<bool> {

@@ -5,11 +5,12 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
-use super::interface;
+use super::{bans, interface};
 use crate::kernel::attach::{self, ModeChoice};
 use crate::kernel::flows::Wanted;
 use crate::kernel::guard::{Found, Guard, remove_stale};
 use crate::kernel::interface::{Interface, Kind, Mode};
+use crate::kernel::state::Sizes;
 use crate::kernel::{offload, pins};
 use crate::output::{self, Format, Output, Refused};
 use crate::rules::{self, Loaded};
@@ -113,6 +114,10 @@ fn apply(
         buckets: loaded.rule_set.flows.buckets(),
         timeouts: loaded.rule_set.flows.timeouts,
     };
+    let sizes = Sizes {
+        ban_buckets: loaded.rule_set.bans.buckets(),
+        limit_lines: loaded.rule_set.limits.lines(),
+    };
     let description = prepared.describe(file, before)?;
     let mut file_was = None;
     let (guard, changed) = match found {
@@ -141,7 +146,15 @@ fn apply(
             if matches!(found, Found::Stale) {
                 remove_stale(&interface.name)?;
             }
-            let guard = Guard::attach(interface, mode, prepared.image, &description, &wanted)?;
+            let guard = Guard::attach(
+                interface,
+                mode,
+                prepared.image,
+                &description,
+                &wanted,
+                sizes,
+            )?;
+            bans::take_over(&guard, interface)?;
             set_up_flows(&guard, interface, &wanted, output)?;
             (guard, true)
         }

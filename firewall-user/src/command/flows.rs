@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::guard;
 use crate::kernel::flows::LiveFlow;
-use crate::output::{self, Output, table};
+use crate::output::{self, Output, duration, table};
 use crate::rules::names;
 use crate::{lock, privilege};
 
@@ -292,20 +292,6 @@ fn address([high, low]: [u64; 2]) -> IpAddr {
     IpAddr::V6(Ipv6Addr::from(bits)).to_canonical()
 }
 
-/// Seconds for people: the two largest units.
-fn duration(seconds: u64) -> String {
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    if days > 0 {
-        format!("{days} d {} h", hours % 24)
-    } else if hours > 0 {
-        format!("{hours} h {} min", minutes % 60)
-    } else if minutes > 0 {
-        format!("{minutes} min {} s", seconds % 60)
-    } else {
-        format!("{seconds} s")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -364,12 +350,5 @@ mod tests {
         assert_eq!(protocols("icmp").unwrap().0, [1, 58]);
         assert_eq!(protocols("47").unwrap().0, [47]);
         assert!(protocols("256").is_err());
-    }
-
-    #[test]
-    fn durations_have_two_units() {
-        assert_eq!(duration(59), "59 s");
-        assert_eq!(duration(61), "1 min 1 s");
-        assert_eq!(duration(86_400 * 5 + 7200), "5 d 2 h");
     }
 }

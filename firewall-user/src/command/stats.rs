@@ -134,7 +134,7 @@ fn read(name: &str, guard: &Guard) -> Result<Stats> {
         .rules
         .iter()
         .map(|rule| {
-            let Counter { packets, bytes } = sums.rule(&rule.name);
+            let Counter { packets, bytes, .. } = sums.rule(&rule.name);
             Named {
                 name: rule.name.clone(),
                 packets,
@@ -148,7 +148,7 @@ fn read(name: &str, guard: &Guard) -> Result<Stats> {
         .ports
         .iter()
         .map(|&(protocol, port)| {
-            let Counter { packets, bytes } = sums.port((protocol, port));
+            let Counter { packets, bytes, .. } = sums.port((protocol, port));
             Port {
                 protocol: names::protocol_name(protocol)
                     .map_or_else(|| protocol.to_string(), str::to_owned),
@@ -172,10 +172,11 @@ fn read(name: &str, guard: &Guard) -> Result<Stats> {
     let reasons: Vec<Reason> = DropReason::ALL
         .iter()
         .map(|&reason| {
-            let Counter { packets, bytes } = match reason {
+            let Counter { packets, bytes, .. } = match reason {
                 DropReason::Rule => Counter {
                     packets: dropped_by_rules.packets,
                     bytes: dropped_by_rules.bytes,
+                    connections: 0,
                 },
                 _ => sums.reason(reason.counter()),
             };
@@ -190,7 +191,7 @@ fn read(name: &str, guard: &Guard) -> Result<Stats> {
     let passes: Vec<Reason> = PassReason::ALL
         .iter()
         .map(|reason| {
-            let Counter { packets, bytes } = sums.reason(reason.counter());
+            let Counter { packets, bytes, .. } = sums.reason(reason.counter());
             Reason {
                 reason: reason.label(),
                 packets,

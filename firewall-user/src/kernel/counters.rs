@@ -58,7 +58,7 @@ impl Counters {
             .iter()
             .filter(|map| slot < map.slots.len())
             .try_fold(Counter::default(), |sum, map| {
-                Ok(add(sum, total(&map.slots, slot)?))
+                Ok(sum.plus(total(&map.slots, slot)?))
             })
     }
 
@@ -116,12 +116,5 @@ pub(super) fn total<T: std::borrow::Borrow<MapData>>(
     let values = counters.get(&slot, 0)?;
     Ok(values
         .iter()
-        .fold(Counter::default(), |sum, Record(one)| add(sum, *one)))
-}
-
-fn add(one: Counter, other: Counter) -> Counter {
-    Counter {
-        packets: one.packets.wrapping_add(other.packets),
-        bytes: one.bytes.wrapping_add(other.bytes),
-    }
+        .fold(Counter::default(), |sum, Record(one)| sum.plus(*one)))
 }

@@ -1,5 +1,6 @@
 //! What a loaded image came from, in a pinned map beside it: names, counter slots, file. The program never reads it.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -40,6 +41,10 @@ pub struct Policy {
     pub default_accepts: bool,
     /// Whether what no egress rule matches is let out.
     pub egress_default_accepts: bool,
+    /// Whether a rule bans, and so single addresses are looked for among bans.
+    pub bans_by_rule: bool,
+    /// Whom no ban cuts: first and last address of each range.
+    pub never_banned: Vec<(IpAddr, IpAddr)>,
     /// Whether the file lists VLANs, which holds only where tags are seen.
     pub lists_vlans: bool,
     /// The rules of both directions, in the order of the file.

@@ -5,8 +5,6 @@
 //! share one table. Each pins it in its own folder: who comes later takes it from one that is guarded already, and it
 //! goes with the last that has it. Nothing has to be counted or cleared up, whoever is killed when.
 
-use std::ops::Deref;
-use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
@@ -15,14 +13,14 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use firewall_common::abi::MAP_FRAGMENTS;
 use firewall_common::abi::flow::{
     Bucket, BucketWords, FLOW_MAP_FLAGS, FlowRecord, MAP_FLOW_PORTS, MAP_FLOW_SETTINGS, MAP_FLOWS,
-    PORT_WORDS, SEED_WORDS, Settings, SlotWord, TICK_MASK, Timeouts, WAYS,
+    PORT_WORDS, Settings, SlotWord, TICK_MASK, Timeouts, WAYS,
 };
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::time::{ClockId, clock_getres};
 use zerocopy::IntoBytes as _;
 
 use super::interface::{self, Interface};
+use super::mapped::{Access, Mapped};
 use super::pins::{self, Pins};
 use super::record::Record;
 
@@ -206,8 +204,8 @@ impl FlowTable {
         Ok(flows)
     }
 
-    fn read(&self) -> Result<Mapped> {
-        Mapped::new(self.buckets.map(), self.buckets.len() as usize)
+    fn read(&self) -> Result<Mapped<Bucket<AtomicU64>>> {
+        Mapped::new(self.buckets.map(), self.buckets.len(), Access::Read)
     }
 }
 
@@ -230,8 +228,9 @@ fn is_live(slot: SlotWord, settings: &Settings, now: u32) -> bool {
     slot.tag() >= SlotWord::FIRST_TAG && !settings.expired(slot, now)
 }
 
-fn seed() -> Result<[u64; SEED_WORDS]> {
-    let mut seed = [0; SEED_WORDS];
+/// Random words for the hash of a table.
+pub(super) fn seed<const WORDS: usize>() -> Result<[u64; WORDS]> {
+    let mut seed = [0; WORDS];
     let bytes = seed.as_mut_bytes();
     let all = bytes.len();
     let got = getrandom(bytes, GetRandomFlags::empty()).context("asking for random bytes")?;
@@ -248,56 +247,6 @@ fn hz() -> Result<u32> {
         "the kernel's coarse clock has a resolution of {jiffy:?}"
     );
     Ok((1_000_000_000 + jiffy_ns / 2) / jiffy_ns)
-}
-
-/// The table in this process's memory, to be read while the programs write.
-struct Mapped {
-    start: NonNull<Bucket<AtomicU64>>,
-    buckets: usize,
-}
-
-#[expect(
-    unsafe_code,
-    reason = "a lookup for each bucket would take a second for a large table"
-)]
-impl Mapped {
-    fn new(map: &MapData, buckets: usize) -> Result<Self> {
-        let bytes = buckets * size_of::<Bucket<AtomicU64>>();
-        // SAFETY: the kernel chooses where, so that nothing else is there.
-        let start = unsafe {
-            mmap(
-                null_mut(),
-                bytes,
-                ProtFlags::READ,
-                MapFlags::SHARED,
-                map.fd(),
-                0,
-            )
-        };
-        let start = start.context("mapping the flow table")?.cast();
-        let start = NonNull::new(start).context("the flow table was mapped at zero")?;
-        Ok(Self { start, buckets })
-    }
-}
-
-#[expect(unsafe_code, reason = "see above")]
-impl Deref for Mapped {
-    type Target = [Bucket<AtomicU64>];
-
-    fn deref(&self) -> &Self::Target {
-        // SAFETY: so many buckets were mapped, at a page's start, and stay until the drop. All of them is atomic words, to
-        // which nothing is stored from here.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.buckets) }
-    }
-}
-
-#[expect(unsafe_code, reason = "see above")]
-impl Drop for Mapped {
-    fn drop(&mut self) {
-        let bytes = self.buckets * size_of::<Bucket<AtomicU64>>();
-        // SAFETY: it was mapped with this length, and no reference outlives it. It cannot fail but by a wrong argument.
-        let _ = unsafe { munmap(self.start.as_ptr().cast(), bytes) };
-    }
 }
 
 #[cfg(test)]

@@ -28,10 +28,16 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::TcAttachType;
 use aya::programs::{ProgramInfo, SchedClassifier};
 use firewall_common::abi::{
-    MAP_CONTROL, MAP_COUNTERS, MAP_FRAGMENTS, MAP_IMAGES, SLOTS, control::Control, image::Line,
+    MAP_CONTROL, MAP_COUNTERS, MAP_FRAGMENTS, MAP_IMAGES, SLOTS,
+    ban::{self, MAP_BAN_SETTINGS, MAP_BANS},
+    control::Control,
+    image::Line,
+    knock::MAP_KNOCKS,
+    limit::{MAP_LIMIT_SETTINGS, MAP_LIMITS},
 };
 
 use super::attach::{self, ModeChoice};
+use super::bans::BanTable;
 use super::counters::Counters;
 use super::description::Description;
 use super::flows::{self, Fill, FlowTable, LiveFlow, Wanted};
@@ -41,16 +47,33 @@ use super::interface::{Interface, Mode};
 use super::pins::{self, Hook, Pins};
 use super::programs;
 use super::record::Record;
+use super::state::Sizes;
 
 /// Counters for which there is room from the start, whatever the first policy names: 256 KiB a CPU.
 const INITIAL_COUNTERS: u32 = 1 << 14;
 
 /// Maps that every instance of the programs on an interface has in common. Those of the flow table, and what is remembered of
 /// fragments, are the network namespace's; the others are the interface's own.
-const SHARED: [&str; MAP_IMAGES.len() + flows::MAPS.len() + 2] = {
+const SHARED: [&str; MAP_IMAGES.len() + flows::MAPS.len() + 7] = {
     let [a, b, c, d, e] = MAP_IMAGES;
     let [f, g, h] = flows::MAPS;
-    [MAP_CONTROL, a, b, c, d, e, f, g, h, MAP_FRAGMENTS]
+    [
+        MAP_CONTROL,
+        a,
+        b,
+        c,
+        d,
+        e,
+        f,
+        g,
+        h,
+        MAP_FRAGMENTS,
+        MAP_BANS,
+        MAP_BAN_SETTINGS,
+        MAP_LIMITS,
+        MAP_LIMIT_SETTINGS,
+        MAP_KNOCKS,
+    ]
 };
 
 /// How long the kernel may take to let go of a link; 6 to 20 ms were seen.
@@ -150,12 +173,13 @@ impl Guard {
         image: Vec<Line>,
         description: &Description,
         wanted: &Wanted,
+        sizes: Sizes,
     ) -> Result<Box<Self>> {
         attach::check(interface)?;
         let pins = Pins::of(&interface.name);
         clear(&pins, &interface.name)?;
         pins.create()?;
-        let attached = Self::attach_new(interface, mode, image, description, wanted, &pins);
+        let attached = Self::attach_new(interface, mode, image, description, wanted, sizes, &pins);
         if attached.is_err() {
             clear(&pins, &interface.name)?;
         }
@@ -176,6 +200,7 @@ impl Guard {
         image: Vec<Line>,
         description: &Description,
         wanted: &Wanted,
+        sizes: Sizes,
         pins: &Pins,
     ) -> Result<()> {
         let place = Place {
@@ -193,12 +218,15 @@ impl Guard {
                 .iter()
                 .map(|&name| (name, pins.map(name)))
                 .collect(),
+            Some(sizes),
         )?;
         instance.install(place, image)?;
         instance.activate(place)?;
         for name in SHARED.iter().filter(|name| !of_namespace.contains(name)) {
             pin_map(&mut instance, name, &pins.map(name))?;
         }
+        BanTable::pin_reasons(pins, sizes.ban_buckets * ban::WAYS as u32)?;
+        instance.bans()?.settle(description.policy.bans_by_rule);
         pin_map(&mut instance, MAP_COUNTERS, &pins.counters(0))?;
         description.pin(&pins.policy(place))?;
         for hook in Hook::ALL {
@@ -241,6 +269,9 @@ impl Guard {
         let old: HashSet<u32> = slots(&self.description).collect();
         counters.clear(slots(&description).filter(|slot| !old.contains(slot)))?;
         description.pin(&self.pins.policy(place))?;
+        if description.policy.bans_by_rule {
+            self.bans()?.settle(true);
+        }
 
         let mut control = control(&self.pins)?;
         control
@@ -306,6 +337,15 @@ impl Guard {
     /// What the kernel says.
     pub fn flow_table(&self) -> Result<FlowTable> {
         FlowTable::open(&self.pins)
+    }
+
+    /// The bans of the interface.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn bans(&self) -> Result<BanTable> {
+        BanTable::open(&self.pins)
     }
 
     /// How full the flow table is.

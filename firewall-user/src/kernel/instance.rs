@@ -4,27 +4,35 @@ use std::path::PathBuf;
 use std::thread;
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
+use aya::maps::{Array, Map, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{Program, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use firewall_common::abi::{
     EGRESS_NEXT_FRAGMENT, EGRESS_NEXT_OPENS, INGRESS_NEXT_FRAGMENT, INGRESS_NEXT_REFUSED,
-    MAP_CONTROL, MAP_COUNTERS, MAP_EGRESS_NEXT, MAP_INGRESS_NEXT, PROGRAM_CLOCK, PROGRAM_EGRESS,
-    PROGRAM_EGRESS_FRAGMENT, PROGRAM_EGRESS_OPENS, PROGRAM_INGRESS, PROGRAM_INGRESS_FRAGMENT,
-    PROGRAM_INGRESS_REFUSED,
+    INGRESS_NEXT_TERMS, MAP_CONTROL, MAP_COUNTERS, MAP_EGRESS_NEXT, MAP_INGRESS_NEXT,
+    PROGRAM_CLOCK, PROGRAM_EGRESS, PROGRAM_EGRESS_FRAGMENT, PROGRAM_EGRESS_OPENS, PROGRAM_INGRESS,
+    PROGRAM_INGRESS_FRAGMENT, PROGRAM_INGRESS_REFUSED, PROGRAM_INGRESS_TERMS,
+    ban::MAP_BANS,
     control::Control,
     counter::{Counter, MAX_SLOTS, MIN_SLOTS},
     flow::{MAP_FLOW_SETTINGS, MAP_FLOWS, Settings},
     image::Line,
+    limit::MAP_LIMITS,
 };
 
+use super::bans::BanTable;
 use super::counters;
 use super::flows::Wanted;
 use super::image::{self, Place};
 use super::record::Record;
+use super::state::{self, Sizes};
 
 /// The eBPF object, built by this crate's build script.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/firewall-ebpf"));
+
+/// The programs' constant that says whether [`MAP_TEST_CLOCK`] has the time.
+const CLOCK_IS_SET: &str = "CLOCK_IS_SET";
+const MAP_TEST_CLOCK: &str = "TEST_CLOCK";
 
 /// The loaded programs with their maps.
 #[derive(Debug)]
@@ -40,7 +48,51 @@ impl Instance {
     ///
     /// What the kernel says; where it rejects a program, with the verifier's log.
     pub fn load(counters: u32) -> Result<Self> {
-        Self::load_from(EbpfLoader::new(), counters)
+        Self::load_with_state(counters, Sizes::default())
+    }
+
+    /// Like [`Self::load`], but with empty tables of bans and token buckets of these sizes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::load`].
+    pub fn load_with_state(counters: u32, sizes: Sizes) -> Result<Self> {
+        Self::load_from(EbpfLoader::new(), counters, Some(sizes))
+    }
+
+    /// Like [`Self::load_with_state`], and the programs take what [`Self::set_test_clock`] has set for the time.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::load`].
+    pub fn load_with_test_clock(counters: u32, sizes: Sizes) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        loader.override_global(CLOCK_IS_SET, &1u64, true);
+        Self::load_from(loader, counters, Some(sizes))
+    }
+
+    /// Sets the time of [`Self::load_with_test_clock`].
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn set_test_clock(&mut self, now_ns: u64) -> Result<()> {
+        let map = self.ebpf.map_mut(MAP_TEST_CLOCK).context("no test clock")?;
+        let mut clock: Array<&mut MapData, u64> = Array::try_from(map)?;
+        Ok(clock.set(0, now_ns, 0)?)
+    }
+
+    /// The table of bans.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn bans(&self) -> Result<BanTable> {
+        let [buckets, settings] = super::bans::MAPS.map(|name| match self.ebpf.map(name) {
+            Some(Map::Array(map)) => Ok(map),
+            _ => bail!("no map {name} in the object"),
+        });
+        BanTable::of(buckets?, settings?)
     }
 
     /// Like [`Self::load`], but with an empty flow table of its own as is `wanted`.
@@ -51,7 +103,7 @@ impl Instance {
     pub fn load_with_flows(counters: u32, wanted: &Wanted) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         loader.map_max_entries(MAP_FLOWS, wanted.buckets);
-        let mut instance = Self::load_from(loader, counters)?;
+        let mut instance = Self::load_from(loader, counters, Some(Sizes::default()))?;
         let map = instance
             .ebpf
             .map_mut(MAP_FLOW_SETTINGS)
@@ -61,26 +113,39 @@ impl Instance {
         Ok(instance)
     }
 
-    /// Like [`Self::load`], but with those maps that are pinned at `shared`, by name.
+    /// Like [`Self::load`], but with those maps that are pinned at `shared`, by name, and tables of state of these `sizes` unless they
+    /// are among them.
     ///
     /// # Errors
     ///
     /// What the kernel says. All of `shared` must be there: aya would make and pin what is not.
-    pub(super) fn load_over(counters: u32, shared: Vec<(&'static str, PathBuf)>) -> Result<Self> {
+    pub(super) fn load_over(
+        counters: u32,
+        shared: Vec<(&'static str, PathBuf)>,
+        sizes: Option<Sizes>,
+    ) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         for (name, path) in shared {
             loader.map_pin_path(name, path);
         }
-        Self::load_from(loader, counters)
+        Self::load_from(loader, counters, sizes)
     }
 
-    fn load_from(mut loader: EbpfLoader<'_>, counters: u32) -> Result<Self> {
+    fn load_from(mut loader: EbpfLoader<'_>, counters: u32, sizes: Option<Sizes>) -> Result<Self> {
+        if let Some(sizes) = sizes {
+            loader
+                .map_max_entries(MAP_BANS, sizes.ban_buckets)
+                .map_max_entries(MAP_LIMITS, sizes.limit_lines);
+        }
         let slots = counters.next_power_of_two().clamp(MIN_SLOTS, MAX_SLOTS);
         let mut ebpf = loader
             .map_max_entries(MAP_COUNTERS, slots)
             .verifier_log_level(VerifierLogLevel::STATS)
             .load(OBJECT)
             .context("the kernel did not take the firewall's maps")?;
+        if let Some(sizes) = sizes {
+            state::set_up(&mut ebpf, sizes)?;
+        }
         load_programs(&mut ebpf)?;
         for (map, index, program) in [
             (
@@ -93,6 +158,7 @@ impl Instance {
                 INGRESS_NEXT_FRAGMENT,
                 PROGRAM_INGRESS_FRAGMENT,
             ),
+            (MAP_INGRESS_NEXT, INGRESS_NEXT_TERMS, PROGRAM_INGRESS_TERMS),
             (MAP_EGRESS_NEXT, EGRESS_NEXT_OPENS, PROGRAM_EGRESS_OPENS),
             (
                 MAP_EGRESS_NEXT,
@@ -196,10 +262,11 @@ impl Instance {
 }
 
 /// The programs of the object.
-const PROGRAMS: [&str; 7] = [
+const PROGRAMS: [&str; 8] = [
     PROGRAM_INGRESS,
     PROGRAM_INGRESS_FRAGMENT,
     PROGRAM_INGRESS_REFUSED,
+    PROGRAM_INGRESS_TERMS,
     PROGRAM_EGRESS,
     PROGRAM_EGRESS_OPENS,
     PROGRAM_EGRESS_FRAGMENT,

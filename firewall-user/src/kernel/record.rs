@@ -5,6 +5,7 @@ use firewall_common::abi::{
     control::Control,
     counter::Counter,
     flow::{BucketWords, Settings},
+    knock, limit,
 };
 
 /// A record of the map ABI. One wrapper carries them all across aya's marker trait.
@@ -18,6 +19,8 @@ impl Abi for Control {}
 impl Abi for Counter {}
 impl Abi for BucketWords {}
 impl Abi for Settings {}
+impl Abi for knock::Set {}
+impl Abi for limit::Settings {}
 
 #[expect(
     unsafe_code,

@@ -15,6 +15,7 @@ mod cells;
 mod layout;
 mod outcomes;
 mod services;
+mod terms;
 #[cfg(test)]
 mod tests;
 
@@ -218,6 +219,16 @@ fn tables(
     }
     for (field, value) in (header::ADDRESS_TABLES..).zip(addresses.tables(&entries, layout)) {
         set(field, value);
+    }
+    set(
+        header::TERMS,
+        terms::append(&rules, &rule_set.limits, &mut outcomes, layout)?,
+    );
+    if direction == Direction::Ingress {
+        let never = addresses::members(&rule_set.bans.never, layout);
+        for (field, value) in (header::NEVER_BANNED[0]..).zip(never) {
+            set(field, value);
+        }
     }
     if let (Direction::Ingress, Some(vlans)) = (direction, &rule_set.vlans) {
         set(header::VLANS, layout.u64s(&vlan_bits(vlans)));

@@ -1,41 +1,9 @@
 //! A flow table in plain memory, for tests and for user space.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::{Flows, Word};
+use super::Flows;
 use crate::abi::flow::{Bucket, PORT_WORDS, Ports, Settings};
-
-impl Word for AtomicU64 {
-    #[inline(always)]
-    fn load(&self) -> u64 {
-        self.load(Ordering::Relaxed)
-    }
-
-    #[inline(always)]
-    fn store(&self, value: u64) {
-        self.store(value, Ordering::Relaxed);
-    }
-
-    #[inline(always)]
-    fn swap(&self, from: u64, to: u64) -> bool {
-        let swapped = self
-            .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok();
-        // The stores that follow must not be seen before the swap is.
-        fence(Ordering::SeqCst);
-        swapped
-    }
-
-    #[inline(always)]
-    fn set(&self, bits: u64) {
-        self.fetch_or(bits, Ordering::SeqCst);
-    }
-
-    #[inline(always)]
-    fn barrier() {
-        fence(Ordering::Acquire);
-    }
-}
 
 /// A flow table in plain memory, with a clock that is set by hand.
 #[derive(Debug)]

@@ -1,8 +1,9 @@
 //! Ports that flows have been opened from: what comes for any other answers none, and the table need not be asked.
 
-use super::{Flows, Word};
+use super::Flows;
 use crate::abi::flow::{Key, PORT_WORDS, PortProtocol};
 use crate::parse::protocol;
+use crate::word::Word as _;
 
 /// Whether a flow with this local port was ever opened.
 #[inline(always)]

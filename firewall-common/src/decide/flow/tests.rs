@@ -6,7 +6,9 @@ use std::{collections::HashMap, sync::Arc, thread, vec::Vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::abi::flow::{BucketWords, FlowRecord, MAX_TIMEOUT_TICKS, PortProtocol, Timeouts};
+use crate::abi::flow::{
+    BucketWords, FlowRecord, MAX_TIMEOUT_TICKS, PortProtocol, SEED_WORDS, Timeouts,
+};
 use crate::parse::protocol;
 
 /// A table whose tick is a second.

@@ -13,8 +13,8 @@ use crate::abi::image::Outcome;
 use crate::abi::reason::{DropReason, PassReason};
 use crate::decide::{Asked, Decision, beyond_rules};
 use crate::parse::transport::TCP_HEADER;
-use crate::parse::{self, Fragment, IpHeader, Parsed, parse, protocol};
-use crate::tables::{HostTables, Limited, MaybeFlows, World};
+use crate::parse::{self, Fragment, IpHeader, Parsed, Transport, parse, protocol};
+use crate::tables::{HostTables, Limited, MaybeBans, MaybeFlows, MaybeLimits, Tally, World};
 
 const ACCEPTED: Decision = Decision::by_rules(0, Outcome::new(true, false, 200));
 const REFUSED: Decision = Decision::dropped(DropReason::NoRule);
@@ -34,13 +34,29 @@ struct Memory {
 impl World for Memory {
     type Tables = HostTables<'static>;
     type Flows = MaybeFlows<'static>;
+    type Bans = MaybeBans<'static>;
+    type Limits = MaybeLimits<'static>;
 
     fn tables(&self) -> Option<Self::Tables> {
         None
     }
 
-    fn count(&self, slot: u32, _: u32) {
+    fn count(&self, slot: u32, _: Tally) {
         self.counted.borrow_mut().push(slot);
+    }
+
+    fn knock(&self, _: &Transport, _: Tally) {}
+
+    fn now_ns(&self, _: bool) -> u64 {
+        0
+    }
+
+    fn bans(&self) -> &Self::Bans {
+        &MaybeBans(None)
+    }
+
+    fn limits(&self) -> &Self::Limits {
+        &MaybeLimits(None)
     }
 
     fn flows(&self) -> &Self::Flows {
@@ -80,13 +96,15 @@ impl Memory {
         };
         let identification = parse::identification(frame).unwrap_or_default();
         let refused = |asked: &Asked| beyond_rules(frame, asked, self);
+        let asked = Asked {
+            packet,
+            by_rules,
+            identification,
+        };
+        let terms = |_: &Asked| panic!("no rule here has terms");
         let decision = match packet.fragment {
-            Fragment::Whole => refused(&Asked {
-                packet,
-                by_rules,
-                identification,
-            }),
-            Fragment::First => first(&packet, identification, by_rules, self, refused),
+            Fragment::Whole => refused(&asked),
+            Fragment::First => first(&asked, self, refused, terms),
             Fragment::Later => later(&packet, identification, self),
         };
         assert_eq!(self.counted.take(), [decision.outcome().counter()]);

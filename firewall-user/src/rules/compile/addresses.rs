@@ -5,7 +5,7 @@ mod tree;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 
-use firewall_common::abi::image::{Candidate, Entry, column};
+use firewall_common::abi::image::{AddressTable, Candidate, Entry, column};
 
 use super::cells::{MAX_CELLS, Packer, SparseRow};
 use super::outcomes::Outcomes;
@@ -32,6 +32,37 @@ struct Side {
     /// Sets in each row; rows of this side begin at `first_row`.
     members: Vec<Vec<SetId>>,
     first_row: u32,
+}
+
+/// Appends tables in which the addresses of one set have entries that begin at 1. Returns the fields of IPv4's and IPv6's, one behind
+/// the other.
+pub(super) fn members(set: &AddressSet, layout: &mut Layout) -> impl Iterator<Item = u32> {
+    let entries = [Entry::row(0, false), Entry::row(1, false)];
+    let v4 = inside(&set.v4, |last| last.checked_add(1));
+    let v6 = inside(&set.v6, |last| last.checked_add(1));
+    fields([
+        tree::append(&v4, &entries, layout),
+        tree::append(&v6, &entries, layout),
+    ])
+}
+
+/// First addresses ascending from 0, with 1 inside `ranges` and 0 outside.
+fn inside<A: Copy + Default + PartialEq>(
+    ranges: &[(A, A)],
+    after: impl Fn(A) -> Option<A>,
+) -> Vec<(A, u32)> {
+    let mut edges = Vec::with_capacity(2 * ranges.len() + 1);
+    if ranges
+        .first()
+        .is_some_and(|&(first, _)| first != A::default())
+    {
+        edges.push((A::default(), 0));
+    }
+    for &(first, last) in ranges {
+        edges.push((first, 1));
+        edges.extend(after(last).map(|next| (next, 0)));
+    }
+    edges
 }
 
 /// Sweeps over the address sets that `rules` name.
@@ -140,11 +171,16 @@ impl Addresses {
             tree::append(&self.source.v6, entries, layout),
             tree::append(&self.destination.v6, entries, layout),
         ];
-        tables
-            .into_iter()
-            .flat_map(|table| table.to_line().words)
-            .flat_map(|word| [word as u32, (word >> 32) as u32])
+        fields(tables)
     }
+}
+
+/// Tables as the header has them.
+fn fields<const N: usize>(tables: [AddressTable; N]) -> impl Iterator<Item = u32> {
+    tables
+        .into_iter()
+        .flat_map(|table| table.to_line().words)
+        .flat_map(|word| [word as u32, (word >> 32) as u32])
 }
 
 impl Side {

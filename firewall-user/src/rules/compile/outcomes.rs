@@ -43,17 +43,19 @@ impl<'a, 's> Outcomes<'a, 's> {
         };
         match (self.direction, decided.protocol, decided.ports.as_deref()) {
             (Direction::Ingress, Protocol::Number(protocol), Some(&[(port, last)]))
-                if port == last =>
+                if port == last && decided.terms.is_empty() =>
             {
                 self.at_port(rule, protocol, port)
             }
             _ => {
                 let slot = self.slots.slot(Subject::Rule(decided.name.clone()))?;
-                Ok(Outcome::new(
-                    decided.action == Action::Accept,
-                    decided.log,
-                    slot,
-                ))
+                let accepts = decided.action == Action::Accept;
+                let outcome = Outcome::new(accepts, decided.log, slot);
+                Ok(if decided.terms.is_empty() {
+                    outcome
+                } else {
+                    outcome.with_terms()
+                })
             }
         }
     }
@@ -78,6 +80,8 @@ impl<'a, 's> Outcomes<'a, 's> {
         port: u16,
     ) -> Result<Outcome, TooMany> {
         let (subject, action, log) = match self.rules.get(rule as usize) {
+            // What it accepts may still be dropped, and is counted for the port before.
+            Some(with) if !with.terms.is_empty() => return self.anywhere(rule),
             Some(rule) => (
                 Subject::RuleAtPort(rule.name.clone(), protocol, port),
                 rule.action,
@@ -102,6 +106,15 @@ impl<'a, 's> Outcomes<'a, 's> {
             outcome.by_default()
         } else {
             outcome
+        })
+    }
+
+    /// The slot of what goes over the limit of a rule, which is its name in tables of state too.
+    pub(super) fn over(&mut self, rule: &Rule) -> Result<u32, TooMany> {
+        let name = rule.name.clone();
+        self.slots.slot(match self.direction {
+            Direction::Ingress => Subject::Over(name),
+            Direction::Egress => Subject::EgressOver(name),
         })
     }
 

@@ -278,12 +278,8 @@ impl Builder<'_, '_, '_> {
         }
         let number = service.candidate.number();
         let outcome = self.outcomes.at_port(number, protocol, port)?;
-        // Only another decision than the service's own can fail to tell the port.
-        let hits = if service.class.is_final() {
-            0
-        } else {
-            self.outcomes.hits(protocol, port)?
-        };
+        // Another decision than the service's own can fail to tell the port: of another rule, or a ban.
+        let hits = self.outcomes.hits(protocol, port)?;
         Ok(Service {
             candidate: Candidate::new(number, outcome),
             hits,

@@ -6,7 +6,7 @@ use firewall_common::abi::image::{Outcome, Selector, header};
 use firewall_common::abi::reason::{DropReason, PassReason};
 use firewall_common::decide::{Cause, classify};
 use firewall_common::parse::{Addresses, Fragment, Packet, Transport, Upper, protocol};
-use firewall_common::tables::{HostWorld, Tables as _, World};
+use firewall_common::tables::{HostWorld, Tables as _, Tally, World};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -202,8 +202,8 @@ struct Found {
 
 fn by_tables(compiled: &Compiled, direction: Direction, packet: &Packet) -> Found {
     let counted = RefCell::new(Vec::new());
-    let world = HostWorld::new(&compiled.image, |slot, bytes| {
-        assert_eq!(bytes, packet.frame_bytes);
+    let world = HostWorld::new(&compiled.image, |slot, tally: Tally| {
+        assert_eq!(tally.bytes, packet.frame_bytes);
         counted.borrow_mut().push(slot);
     });
     let decision = classify::decide(packet, at(direction), &world.tables().unwrap(), &world)

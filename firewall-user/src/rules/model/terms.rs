@@ -1,5 +1,7 @@
 //! What a rule asks beyond what it matches: how much of it comes in, who is banned for it, when SYNs are answered with cookies.
 
+use firewall_common::abi::ban::WAYS;
+
 use super::AddressSet;
 
 /// The terms of one rule.
@@ -118,6 +120,12 @@ impl Limits {
     pub const MIN_SIZE: u32 = 1 << 10;
     /// Most sources that a file may ask for.
     pub const MAX_SIZE: u32 = 4 << 20;
+
+    /// Lines of the table that follows `size` sources: a power of two, with room for four times as many. A line holds four, and so
+    /// hardly any has more to hold.
+    pub const fn lines(&self) -> u32 {
+        self.size.next_power_of_two()
+    }
 }
 
 impl Default for Limits {
@@ -144,6 +152,11 @@ impl Bans {
     pub const MIN_SIZE: u32 = 1 << 10;
     /// Most bans that a file may ask for.
     pub const MAX_SIZE: u32 = 4 << 20;
+
+    /// Buckets of the table that holds `size` bans: a power of two, with room for at least twice as many.
+    pub const fn buckets(&self) -> u32 {
+        (2 * self.size).div_ceil(WAYS as u32).next_power_of_two()
+    }
 }
 
 impl Default for Bans {

@@ -1,0 +1,317 @@
+//! Is a source banned? And the two changes that there are: a ban is given, a ban is lifted.
+//!
+//! The slot's word is the lock: who gives a ban swaps a free slot's word for [`SlotWord::BUSY`], writes the entry, and then the new
+//! word. Who looks compares the whole prefix and then sees that the word is still the same. Programs and user space, which maps the
+//! table, do the same.
+
+use super::{address, terms};
+use crate::abi::ban::{
+    About, Bucket, Deadline, Entry, MAX_LENGTHS, PROBES, Prefix, Settings, SlotWord, WAYS,
+};
+use crate::abi::image::header;
+use crate::hash;
+use crate::parse::{Addresses, Packet};
+use crate::tables::{Tables, World};
+use crate::word::Word;
+
+/// The table of bans.
+pub trait Bans {
+    /// What the table is made of.
+    type Word: Word;
+
+    /// The settings; `None` if there are none.
+    fn settings(&self) -> Option<&Settings<Self::Word>>;
+
+    /// The bucket at `index`, which is masked by the settings; `None` if the table is smaller.
+    fn bucket(&self, index: u32) -> Option<&Bucket<Self::Word>>;
+}
+
+/// Families, as [`Settings::lengths`] has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Family {
+    /// IPv4.
+    V4 = 0,
+    /// IPv6.
+    V6 = 1,
+}
+
+/// Whether a ban holds back what rules accept. What no rule names is not asked for: it is refused without. `None` if the tables are
+/// inconsistent.
+#[inline(always)]
+pub fn holds<T: Tables, W: World>(packet: &Packet, tables: &T, world: &W) -> Option<bool> {
+    let (source, is_v4) = terms::source(packet);
+    let family = if is_v4 { Family::V4 } else { Family::V6 };
+    if !any(family, world.bans())
+        || !is_banned(source, family, || world.now_ns(false), world.bans())
+    {
+        return Some(false);
+    }
+    Some(!is_never_banned(packet, tables)?)
+}
+
+/// Whether the packet's source may be banned; `None` if the tables are missing or inconsistent.
+#[inline(always)]
+pub fn may_be_banned<W: World>(packet: &Packet, world: &W) -> Option<bool> {
+    Some(!is_never_banned(packet, &world.tables()?)?)
+}
+
+/// Whether the source is among those whom no ban cuts; `None` if the tables are inconsistent.
+#[inline(always)]
+fn is_never_banned<T: Tables>(packet: &Packet, tables: &T) -> Option<bool> {
+    let [v4, v6] = header::NEVER_BANNED.map(|table| header::INGRESS + table);
+    let entry = match packet.addresses {
+        Addresses::V4 { source, .. } => address::find_v4(tables, v4, source)?,
+        Addresses::V6 { source, .. } => address::find_v6(tables, v6, source)?,
+    };
+    Some(entry.is_some_and(|entry| entry.first() != 0))
+}
+
+/// Whether there is any ban of this family. Most machines have none, and then no more is asked.
+#[inline(always)]
+pub fn any<B: Bans>(family: Family, bans: &B) -> bool {
+    bans.settings()
+        .is_some_and(|settings| settings.lengths[family as usize].load() != 0)
+}
+
+/// Whether `address` is banned at `now_ns`: one look-up for each prefix length that bans have.
+#[inline(always)]
+pub fn is_banned<B: Bans>(
+    address: [u64; 2],
+    family: Family,
+    now_ns: impl Fn() -> u64,
+    bans: &B,
+) -> bool {
+    let Some(settings) = bans.settings() else {
+        return false;
+    };
+    let mut lengths = settings.lengths[family as usize].load();
+    for _ in 0..MAX_LENGTHS {
+        let length = lengths as u32 & 0xff;
+        if length == 0 {
+            break;
+        }
+        lengths >>= 8;
+        if has(&Prefix::of(address, length), settings, &now_ns, bans) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether this very prefix is banned.
+#[inline(always)]
+fn has<B: Bans>(
+    prefix: &Prefix,
+    settings: &Settings<B::Word>,
+    now_ns: &impl Fn() -> u64,
+    bans: &B,
+) -> bool {
+    let place = Place::of(prefix, settings);
+    for probe in 0..PROBES {
+        let Some(bucket) = bans.bucket(place.bucket(probe, settings)) else {
+            return false;
+        };
+        // Without a branch for each slot: nearly always none of them is it.
+        let mut tagged = 0u32;
+        let mut empty = 0u64;
+        for (way, slot) in bucket.slots.iter().enumerate() {
+            let word = SlotWord(slot.load());
+            tagged |= is_zero(u64::from(word.tag() ^ place.tag)) << way;
+            empty |= u64::from(is_zero(word.0));
+        }
+        if tagged != 0 {
+            for (way, slot) in bucket.slots.iter().enumerate() {
+                if tagged >> way & 1 != 0
+                    && let Some(word) = of(slot, &bucket.entries[way], prefix)
+                    && !word.deadline().is_over(now_ns())
+                {
+                    return true;
+                }
+            }
+        }
+        if empty != 0 {
+            return false;
+        }
+    }
+    false
+}
+
+/// 1 for 0, else 0.
+#[inline(always)]
+const fn is_zero(value: u64) -> u32 {
+    // Both have the highest bit set only where the value is 0.
+    ((!value & value.wrapping_sub(1)) >> 63) as u32
+}
+
+/// The word of `slot`, if its entry is of `prefix`.
+#[inline(always)]
+fn of<W: Word>(slot: &W, entry: &Entry<W>, prefix: &Prefix) -> Option<SlotWord> {
+    let before = SlotWord(slot.load());
+    W::barrier();
+    let same = (entry.address[0].load() ^ prefix.address[0])
+        | (entry.address[1].load() ^ prefix.address[1])
+        | (entry.about.load() ^ u64::from(prefix.length)) & 0xff
+        == 0;
+    W::barrier();
+    (same && slot.load() == before.0 && before.is_used()).then_some(before)
+}
+
+/// A ban to be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ban {
+    /// Whom.
+    pub prefix: Prefix,
+    /// Until when.
+    pub deadline: Deadline,
+    /// Who gives it; the length is the prefix's.
+    pub about: About,
+}
+
+/// What became of a ban that was to be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// It is there.
+    New,
+    /// It was there, and ends later or earlier now.
+    Renewed,
+    /// There is no room.
+    NoRoom,
+}
+
+/// Gives a ban. The prefix's length must be among [`Settings::lengths`], or nobody looks for it.
+#[inline(always)]
+pub fn give<B: Bans>(ban: &Ban, now_ns: u64, bans: &B) -> Given {
+    let Some(settings) = bans.settings() else {
+        return Given::NoRoom;
+    };
+    let place = Place::of(&ban.prefix, settings);
+    let word = SlotWord::new(place.tag, ban.deadline);
+    // The first place that could be taken: bucket's index and way, found while the prefix itself is looked for.
+    let mut free = None;
+    for probe in 0..PROBES {
+        let index = place.bucket(probe, settings);
+        let Some(bucket) = bans.bucket(index) else {
+            return Given::NoRoom;
+        };
+        let mut empty = false;
+        for (way, (slot, entry)) in bucket.slots.iter().zip(&bucket.entries).enumerate() {
+            let found = SlotWord(slot.load());
+            if found.tag() == place.tag
+                && let Some(before) = of(slot, entry, &ban.prefix)
+            {
+                let over = before.deadline().is_over(now_ns);
+                if slot.swap(before.0, word.0) {
+                    entry.about.store(ban.about.to_word());
+                    if over {
+                        entry.since_ns.store(now_ns);
+                        return Given::New;
+                    }
+                    return Given::Renewed;
+                }
+            }
+            empty |= found.0 == SlotWord::EMPTY.0;
+            let is_free =
+                found.0 == SlotWord::EMPTY.0 || found.is_used() && found.deadline().is_over(now_ns);
+            if free.is_none() && is_free {
+                free = Some((index, way, found));
+            }
+        }
+        if empty {
+            break;
+        }
+    }
+    let Some((index, way, found)) = free else {
+        return Given::NoRoom;
+    };
+    let Some(bucket) = bans.bucket(index) else {
+        return Given::NoRoom;
+    };
+    let (slot, entry) = (
+        &bucket.slots[way & (WAYS - 1)],
+        &bucket.entries[way & (WAYS - 1)],
+    );
+    if !slot.swap(found.0, SlotWord::BUSY.0) {
+        // Another CPU is giving one at this moment, perhaps this; the next packet tries again.
+        return Given::NoRoom;
+    }
+    entry.address[0].store(ban.prefix.address[0]);
+    entry.address[1].store(ban.prefix.address[1]);
+    entry.about.store(ban.about.to_word());
+    entry.since_ns.store(now_ns);
+    slot.swap(SlotWord::BUSY.0, word.0);
+    Given::New
+}
+
+/// Since when this very prefix is banned, in ns, whether or not that is over.
+#[cfg(not(target_arch = "bpf"))]
+pub fn since_ns<B: Bans>(prefix: &Prefix, bans: &B) -> Option<u64> {
+    let settings = bans.settings()?;
+    let place = Place::of(prefix, settings);
+    (0..PROBES)
+        .filter_map(|probe| bans.bucket(place.bucket(probe, settings)))
+        .flat_map(|bucket| bucket.slots.iter().zip(&bucket.entries))
+        .find(|(slot, entry)| of(*slot, entry, prefix).is_some())
+        .map(|(_, entry)| entry.since_ns.load())
+}
+
+/// Lifts the ban of this very prefix. Returns whether there was one at `now_ns`.
+#[cfg(not(target_arch = "bpf"))]
+pub fn lift<B: Bans>(prefix: &Prefix, now_ns: u64, bans: &B) -> bool {
+    let mut lifted = false;
+    let Some(settings) = bans.settings() else {
+        return false;
+    };
+    let place = Place::of(prefix, settings);
+    // Two CPUs that give one at once may both have done so.
+    for probe in 0..PROBES {
+        let Some(bucket) = bans.bucket(place.bucket(probe, settings)) else {
+            return lifted;
+        };
+        for (slot, entry) in bucket.slots.iter().zip(&bucket.entries) {
+            while let Some(word) = of(slot, entry, prefix).filter(|word| word.tag() == place.tag) {
+                if word.deadline() == Deadline::PAST {
+                    break;
+                }
+                if slot.swap(word.0, SlotWord::new(place.tag, Deadline::PAST).0) {
+                    lifted |= !word.deadline().is_over(now_ns);
+                }
+            }
+        }
+    }
+    lifted
+}
+
+/// Where a prefix belongs.
+struct Place {
+    index: u32,
+    step: u32,
+    tag: u32,
+}
+
+impl Place {
+    #[inline(always)]
+    fn of<W>(prefix: &Prefix, settings: &Settings<W>) -> Self {
+        let [upper, lower] = prefix.address;
+        let hash = hash::keyed([upper, lower, u64::from(prefix.length)], &settings.seed);
+        Self {
+            index: hash as u32,
+            step: (hash >> 16) as u32 | 1,
+            tag: SlotWord::tag_of(hash),
+        }
+    }
+
+    /// The bucket that is tried after `probe` others.
+    #[inline(always)]
+    fn bucket<W>(&self, probe: u32, settings: &Settings<W>) -> u32 {
+        self.index.wrapping_add(probe.wrapping_mul(self.step)) & settings.mask as u32
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+pub use host::HostBans;
+
+#[cfg(not(target_arch = "bpf"))]
+mod host;
+#[cfg(test)]
+mod tests;
