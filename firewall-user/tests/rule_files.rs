@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use firewall_common::abi::flow::Timeouts;
 use firewall_common::abi::image::Selector;
 use firewall_common::parse::{Addresses, Fragment, Packet, Transport, Upper};
+use firewall_user::rules::model::Rate;
 use firewall_user::rules::model::{
-    Action, AddressSet, Bans, Defaults, Direction, Essentials, Flows, Limits, Protocol, Rule,
-    RuleSet, SetId, TcpFlags, Terms, Vlans,
+    Action, AddressSet, BanAfter, Bans, Defaults, Direction, Essentials, Flows, Limit, Limits, Per,
+    Protocol, Rule, RuleSet, SetId, TcpFlags, Terms, Unit, Vlans,
 };
 use firewall_user::rules::{self, Loaded, Report, Severity, oracle};
 use proptest::prelude::*;
@@ -39,6 +40,28 @@ fn rule_mistake(lines: &str) -> String {
     mistake(&format!(
         "[[rule]]\nname = \"x\"\naction = \"accept\"\n{lines}\n"
     ))
+}
+
+/// Rules with these lines each, refused.
+fn several_terms(rules: &[&str]) -> String {
+    let mut body = String::new();
+    for (n, lines) in rules.iter().enumerate() {
+        write!(
+            body,
+            "[[rule]]\nname = \"{n}\"\naction = \"accept\"\n{lines}\n"
+        )
+        .unwrap();
+    }
+    mistake(&body)
+}
+
+/// Rules with a limit of these keys each, refused.
+fn several_limits(limits: &[&str]) -> String {
+    let lines: Vec<String> = limits
+        .iter()
+        .map(|keys| format!("limit = {{ {keys} }}"))
+        .collect();
+    several_terms(&lines.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 /// The messages of a refusal, for mistakes that need no picture.
@@ -142,6 +165,62 @@ shows! {
     timeouts_not_understood: mistake(
         "[flows.timeouts]\nudp = \"30 sec\"\nudp-stream = \"2w\"\nother = \"1.5h\"\nicmp = \"soon\"\n",
     );
+    rate_without_time: rule_mistake("limit = { rate = 200 }");
+    rates_not_understood: several_limits(&[
+        "rate = \"200/sec\"", "rate = \"200 per minute\"", "rate = \"200\"", "rate = \"fast\"", "rate = \"10M/s\"",
+        "rate = \"10MB/s\", unit = \"bytes\"", "rate = \"10Mbit/s\", unit = \"bytes\"",
+        "rate = \"ten/s\", unit = \"bytes\"",
+    ]);
+    rates_out_of_bounds: several_limits(&[
+        "rate = \"0/s\"", "rate = \"100000000001/s\"", "rate = \"101G/s\", unit = \"bytes\"",
+        "rate = \"59/m\", unit = \"bytes\"",
+    ]);
+    bursts_not_understood: several_limits(&[
+        "rate = \"1/s\", burst = \"400/s\"", "rate = \"1/s\", burst = \"many\"", "rate = \"1/s\", burst = \"1M\"",
+        "rate = \"1k/s\", burst = \"1MB\", unit = \"bytes\"", "rate = \"1k/s\", burst = \"much\", unit = \"bytes\"",
+    ]);
+    bursts_out_of_bounds: several_limits(&[
+        "rate = \"1/s\", burst = 0", "rate = \"1/s\", burst = -1", "rate = \"99999/s\", burst = 4294967296",
+        "rate = \"1G/s\", burst = \"1025GiB\", unit = \"bytes\"", "rate = \"1k/s\", burst = 1500, unit = \"bytes\"",
+        "rate = \"1/d\", burst = 4000",
+    ]);
+    limit_without_rate: several_terms(&["limit = { burst = 400 }", "[rule.limit]\nburst = 400"]);
+    limit_without_table: several_terms(&["limit = \"200/s\"", "limit = 200", "limit = \"low\""]);
+    limit_of_wrong_types: rule_mistake("limit = { rate = 2.5, burst = true, per = 1, unit = [] }");
+    unknown_limit_key: rule_mistake("limit = { rates = \"200/s\", period = \"10s\" }");
+    unknown_limit_words: rule_mistake("limit = { rate = \"200/s\", per = \"sources\", unit = \"frames\" }");
+    limit_on_a_rule_that_drops: mistake(
+        "[[rule]]\nname = \"x\"\naction = \"drop\"\nlimit = { rate = \"200/s\" }\n",
+    );
+    connections_of_no_protocol: rule_mistake("limit = { rate = \"200/s\", unit = \"connections\" }");
+    ban_without_its_keys: rule_mistake("limit = { rate = \"1/s\" }\nban = {}");
+    ban_of_wrong_types: rule_mistake(
+        "limit = { rate = \"1/s\" }\nban = { after = \"20\", within = 1.5, for = true, until = 1979-05-27 }",
+    );
+    bans_out_of_bounds: several_terms(&[
+        "limit = { rate = \"1/s\" }\nban = { after = 0, within = 0, for = \"0s\" }",
+        "limit = { rate = \"1/s\" }\nban = { after = 4001, within = \"25h\", for = \"366d\" }",
+        "limit = { rate = \"1/s\" }\nban = { after = 4000, within = \"10 sec\", for = \"ever\" }",
+    ]);
+    ban_without_table: rule_mistake("limit = { rate = \"1/s\" }\nban = \"10m\"");
+    ban_where_nothing_is_dropped: rule_mistake("ban = { after = 20, within = \"10s\", for = \"10m\" }");
+    ban_of_what_leaves: mistake(
+        "[[rule]]\nname = \"x\"\naction = \"drop\"\ndirection = \"egress\"\n\
+         ban = { after = 20, within = \"10s\", for = \"10m\" }\n",
+    );
+    syn_cookies_not_understood: several_terms(&[
+        "protocol = \"tcp\"\nsyn-cookies = { above = 5000 }", "protocol = \"tcp\"\nsyn-cookies = { above = \"5k/s\" }",
+        "protocol = \"tcp\"\nsyn-cookies = { over = \"5000/s\" }", "protocol = \"tcp\"\nsyn-cookies = \"5000/s\"",
+        "protocol = \"tcp\"\nsyn-cookies = true",
+    ]);
+    syn_cookies_where_there_are_no_syns: mistake(
+        "[[rule]]\nname = \"x\"\naction = \"drop\"\ndirection = \"egress\"\nprotocol = \"udp\"\n\
+         syn-cookies = { above = \"5000/s\" }\n",
+    );
+    limits_out_of_bounds: mistake("[limits]\nsize = 1000\nprefix-v4 = 33\nprefix-v6 = 0\n");
+    limits_of_wrong_types: mistake("[limits]\nsize = \"64k\"\nprefix-v4 = \"/24\"\nprefix-v6 = 64.0\nprefix = 24\n");
+    bans_table_out_of_bounds: mistake("[bans]\nsize = 5000000\nnever-ban = [\"192.0.2.1/24\", \"ofice\"]\n[groups]\noffice = []\n");
+    bans_table_of_wrong_types: mistake("[bans]\nsize = true\nnever-ban = \"192.0.2.1\"\nneverban = []\n");
 }
 
 /// Every mistake of a file is told at once, whatever its kind, in the order of the file.
@@ -304,6 +383,235 @@ fn flows_are_followed_as_the_file_says() {
         ..Timeouts::default()
     };
     assert_eq!(one.timeouts, timeouts);
+}
+
+/// The limit of a rule for TCP with these keys.
+fn limit(keys: &str) -> Limit {
+    let terms = rule(&format!("protocol = \"tcp\"\nlimit = {{ {keys} }}")).terms;
+    assert_eq!((terms.ban, terms.syn_cookies), (None, None));
+    terms.limit.unwrap()
+}
+
+#[test]
+fn a_limit_says_how_much_comes_in() {
+    assert!(rule("").terms.is_empty());
+    let rate = |amount, per_s| Rate { amount, per_s };
+    assert_eq!(
+        limit("rate = \"200/s\""),
+        Limit {
+            rate: rate(200, 1),
+            burst: 200,
+            per: Per::Rule,
+            unit: Unit::Packets
+        }
+    );
+    assert_eq!(
+        limit("rate = \"10M/m\", burst = \"1MiB\", per = \"source-prefix\", unit = \"bytes\""),
+        Limit {
+            rate: rate(10_000_000, 60),
+            burst: 1 << 20,
+            per: Per::SourcePrefix,
+            unit: Unit::Bytes
+        }
+    );
+    assert_eq!(
+        limit("rate = \"5/h\", burst = \"20\", per = \"source\", unit = \"connections\""),
+        Limit {
+            rate: rate(5, 3600),
+            burst: 20,
+            per: Per::Source,
+            unit: Unit::Connections
+        }
+    );
+    // What comes in one second, but one packet and one frame at least.
+    for (keys, burst) in [
+        ("rate = \"90/m\"", 2),
+        ("rate = \"1/d\"", 1),
+        ("rate = \"1M/s\", unit = \"bytes\"", 1_000_000),
+        ("rate = \"1k/s\", unit = \"bytes\"", 1514),
+        ("rate = \"100000000000/s\"", u64::from(u32::MAX)),
+    ] {
+        assert_eq!(limit(keys).burst, burst, "{keys}");
+    }
+    let table = rule("[rule.limit]\nrate = \"30/s\"\nper = \"source\"").terms;
+    assert_eq!(table.limit.unwrap().per, Per::Source);
+    // What leaves can be limited too.
+    let leaving = rule("direction = \"egress\"\nlimit = { rate = \"1/s\", per = \"source\" }");
+    assert!(leaving.terms.limit.is_some());
+}
+
+#[test]
+fn connections_are_of_tcp_and_udp() {
+    let keys = "limit = { rate = \"20/s\", unit = \"connections\" }";
+    for protocol in ["\"tcp\"", "\"udp\"", "6", "17"] {
+        let terms = rule(&format!("protocol = {protocol}\n{keys}")).terms;
+        assert_eq!(terms.limit.unwrap().unit, Unit::Connections);
+    }
+    for protocol in ["\"any\"", "\"icmp\"", "\"sctp\""] {
+        assert_eq!(
+            rule_messages(&format!("protocol = {protocol}\n{keys}")),
+            [
+                "only connections of TCP and UDP can be counted (write protocol = \"tcp\" or \"udp\", or count packets)"
+            ]
+        );
+    }
+    // A protocol that does not exist is no second mistake.
+    assert_eq!(
+        rule_messages(&format!("protocol = \"tpc\"\n{keys}")).len(),
+        1
+    );
+}
+
+#[test]
+fn a_ban_says_who_is_kept_out() {
+    let bans = |lines: &str| {
+        let text = format!(
+            "version = 1\n[bans]\nnever-ban = [\"192.0.2.1\"]\n[[rule]]\nname = \"x\"\n{lines}\n"
+        );
+        let loaded = good(&text);
+        assert!(loaded.warnings.is_empty());
+        loaded.rule_set.rules[0].terms
+    };
+    let dropped = bans("action = \"drop\"\nban = { after = 20, within = \"10s\", for = \"10m\" }");
+    let wanted = BanAfter {
+        after: 20,
+        within_s: 10,
+        for_s: 600,
+    };
+    assert_eq!((dropped.ban, dropped.limit), (Some(wanted), None));
+    let limited = bans(
+        "action = \"accept\"\nlimit = { rate = \"1/s\" }\nban = { after = 4000, within = 86400, for = \"365d\" }",
+    );
+    let wanted = BanAfter {
+        after: 4000,
+        within_s: 86_400,
+        for_s: 31_536_000,
+    };
+    assert_eq!(limited.ban, Some(wanted));
+    assert!(limited.limit.is_some());
+}
+
+/// A limit with a mistake in it is a limit all the same, and is all that is told.
+#[test]
+fn a_mistake_in_a_term_makes_no_second_one() {
+    let ban = "ban = { after = 20, within = \"10s\", for = \"10m\" }";
+    for limit in [
+        "limit = {}",
+        "limit = { rate = 200 }",
+        "limit = \"200/s\"",
+        "limit = { rate = \"200/s\", unit = \"kB\" }",
+        "limit = { rate = \"200k/s\", burst = 1000, unit = \"kB\" }",
+        "limit = { rate = \"2d\", burst = 4000 }",
+    ] {
+        let found = rule_messages(&format!("{limit}\n{ban}"));
+        assert_eq!(found.len(), 1, "{found:?}");
+    }
+    let no_action = messages(&format!(
+        "[[rule]]\nname = \"x\"\naction = \"dorp\"\nlimit = {{ rate = \"1/s\" }}\n{ban}\n"
+    ));
+    assert_eq!(no_action.len(), 1, "{no_action:?}");
+}
+
+#[test]
+fn syn_cookies_begin_above_a_rate() {
+    let terms = rule("protocol = \"tcp\"\nsyn-cookies = { above = \"5000/s\" }").terms;
+    let above = Rate {
+        amount: 5000,
+        per_s: 1,
+    };
+    let wanted = Terms {
+        syn_cookies: Some(above),
+        ..Terms::default()
+    };
+    assert_eq!(terms, wanted);
+    for (lines, wanted) in [
+        ("direction = \"egress\"\nprotocol = \"tcp\"", 1),
+        ("protocol = \"udp\"", 1),
+        ("", 1),
+        ("direction = \"egress\"", 2),
+    ] {
+        let found = rule_messages(&format!("{lines}\nsyn-cookies = {{ above = \"5000/s\" }}"));
+        assert_eq!(found.len(), wanted, "{found:?}");
+    }
+}
+
+#[test]
+fn limits_and_bans_are_remembered_as_the_file_says() {
+    let defaults = good("version = 1\n[limits]\n[bans]\n").rule_set;
+    assert_eq!(defaults.limits, Limits::default());
+    assert_eq!(defaults.bans, Bans::default());
+    let set = good(
+        r#"version = 1
+[limits]
+size = 1024
+prefix-v4 = 32
+prefix-v6 = 48
+[bans]
+size = 4194304
+never-ban = ["office", "203.0.113.7", "2001:db8::/32"]
+[groups]
+office = ["192.0.2.0/24"]
+[[rule]]
+name = "x"
+action = "accept"
+from = ["198.51.100.1"]
+"#,
+    )
+    .rule_set;
+    let limits = Limits {
+        size: 1024,
+        prefix_v4: 32,
+        prefix_v6: 48,
+    };
+    assert_eq!(set.limits, limits);
+    let db8 = 0x2001_0db8 << 96;
+    let never = AddressSet {
+        v4: vec![(0xc000_0200, 0xc000_02ff), (0xcb00_7107, 0xcb00_7107)],
+        v6: vec![(db8, db8 | u128::MAX >> 32)],
+    };
+    let size = 4_194_304;
+    assert_eq!(set.bans, Bans { size, never });
+    // Only what rules name is a set of its own.
+    let named = AddressSet {
+        v4: vec![(0xc633_6401, 0xc633_6401)],
+        v6: vec![],
+    };
+    assert_eq!(set.sets, [named]);
+}
+
+/// Sources can be forged, so a file with bans should say who is never banned. It is told once.
+#[test]
+fn bans_that_spare_nobody() {
+    let warn = |tables: &str| {
+        let ban = "ban = { after = 20, within = \"10s\", for = \"10m\" }";
+        good(&format!(
+            "version = 1\n{tables}[[rule]]\nname = \"web\"\naction = \"accept\"\n[[rule]]\nname = \"x\"\n\
+             action = \"drop\"\n{ban}\n[[rule]]\nname = \"y\"\naction = \"drop\"\nprotocol = \"udp\"\n{ban}\n"
+        ))
+        .warnings
+    };
+    for tables in [
+        "",
+        "[bans]\nsize = 4096\n",
+        "[bans]\nnever-ban = []\n",
+        "[bans]\nnever-ban = [\"none\"]\n[groups]\nnone = []\n",
+    ] {
+        assert_eq!(warn(tables).len(), 1, "{tables}");
+    }
+    for never in ["192.0.2.1", "2001:db8::/32"] {
+        let spared = warn(&format!("[bans]\nnever-ban = [\"{never}\"]\n"));
+        assert!(spared.is_empty());
+    }
+    insta::assert_snapshot!("bans_that_spare_nobody", warn("")[0].render(false, WIDTH));
+    // Whom a list with mistakes spares is not known.
+    for never in ["\"192.0.2.1\"", "[\"192.0.2.1/24\"]"] {
+        let report = parse(&format!(
+            "version = 1\n[bans]\nnever-ban = {never}\n[[rule]]\nname = \"x\"\naction = \"drop\"\n\
+             ban = {{ after = 20, within = \"10s\", for = \"10m\" }}\n"
+        ))
+        .unwrap_err();
+        assert_eq!((report.errors.len(), report.warnings.len()), (1, 0));
+    }
 }
 
 /// The table has room for twice as many flows as the file asks for.
@@ -954,6 +1262,19 @@ fn to_toml(set: &RuleSet) -> String {
             _ => writeln!(out, "{key} = {seconds}").unwrap(),
         }
     }
+    let Limits {
+        size,
+        prefix_v4,
+        prefix_v6,
+    } = set.limits;
+    writeln!(
+        out,
+        "[limits]\nsize = {size}\nprefix-v4 = {prefix_v4}\nprefix-v6 = {prefix_v6}"
+    )
+    .unwrap();
+    let Bans { size, never } = &set.bans;
+    let never = named_addresses(set, never);
+    writeln!(out, "[bans]\nsize = {size}\nnever-ban = {never:?}").unwrap();
     if let Some(Vlans { untagged, ids }) = &set.vlans {
         let ids: Vec<String> = ids
             .iter()
@@ -1004,12 +1325,10 @@ fn to_toml(set: &RuleSet) -> String {
         }
         for (key, id) in [("from", rule.from), ("to", rule.to)] {
             let Some(SetId(id)) = id else { continue };
-            let addresses = &set.sets[id];
-            // A set that is also a group goes by its name, the others are written out.
-            let group = set.groups.iter().find(|(_, group)| *group == addresses);
-            let list = group.map_or_else(|| cidrs(addresses), |(name, _)| vec![name.clone()]);
+            let list = named_addresses(set, &set.sets[id]);
             writeln!(out, "{key} = {list:?}").unwrap();
         }
+        out.push_str(&terms_to_toml(&rule.terms));
         if rule.log {
             writeln!(out, "log = true").unwrap();
         }
@@ -1018,6 +1337,86 @@ fn to_toml(set: &RuleSet) -> String {
         }
     }
     out
+}
+
+/// A set that is also a group goes by its name, the others are written out.
+fn named_addresses(set: &RuleSet, addresses: &AddressSet) -> Vec<String> {
+    let group = set.groups.iter().find(|(_, group)| *group == addresses);
+    group.map_or_else(|| cidrs(addresses), |(name, _)| vec![name.clone()])
+}
+
+fn terms_to_toml(terms: &Terms) -> String {
+    let mut out = String::new();
+    let rate = |rate: Rate, unit: Unit| {
+        let time = match rate.per_s {
+            1 => 's',
+            60 => 'm',
+            3600 => 'h',
+            _ => 'd',
+        };
+        match unit {
+            Unit::Bytes if rate.amount.is_multiple_of(1000) => {
+                format!("{}k/{time}", rate.amount / 1000)
+            }
+            Unit::Bytes if rate.amount.is_multiple_of(1024) => {
+                format!("{}KiB/{time}", rate.amount / 1024)
+            }
+            _ => format!("{}/{time}", rate.amount),
+        }
+    };
+    if let Some(limit) = terms.limit {
+        let per = match limit.per {
+            Per::Rule => "rule",
+            Per::Source => "source",
+            Per::SourcePrefix => "source-prefix",
+        };
+        let unit = match limit.unit {
+            Unit::Packets => "packets",
+            Unit::Bytes => "bytes",
+            Unit::Connections => "connections",
+        };
+        let rate = rate(limit.rate, limit.unit);
+        write!(
+            out,
+            "limit = {{ rate = {rate:?}, per = {per:?}, unit = {unit:?}"
+        )
+        .unwrap();
+        // What is usual is left out.
+        if limit.burst != usual_burst(limit.rate, limit.unit) {
+            write!(out, ", burst = {}", limit.burst).unwrap();
+        }
+        writeln!(out, " }}").unwrap();
+    }
+    if let Some(BanAfter {
+        after,
+        within_s,
+        for_s,
+    }) = terms.ban
+    {
+        writeln!(
+            out,
+            "ban = {{ after = {after}, within = {within_s}, for = \"{for_s}s\" }}"
+        )
+        .unwrap();
+    }
+    if let Some(above) = terms.syn_cookies {
+        let above = rate(above, Unit::Packets);
+        writeln!(out, "syn-cookies = {{ above = {above:?} }}").unwrap();
+    }
+    out
+}
+
+/// Least and largest burst, as the rule language has them.
+fn burst_bounds(unit: Unit) -> (u64, u64) {
+    match unit {
+        Unit::Packets | Unit::Connections => (1, u32::MAX.into()),
+        Unit::Bytes => (Limit::MIN_BURST_BYTES, 1 << 40),
+    }
+}
+
+fn usual_burst(rate: Rate, unit: Unit) -> u64 {
+    let (least, most) = burst_bounds(unit);
+    rate.amount.div_ceil(rate.per_s.into()).clamp(least, most)
 }
 
 fn cidrs(set: &AddressSet) -> Vec<String> {
@@ -1062,6 +1461,47 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 prop_compose! {
+    fn rate()(per_s in proptest::sample::select(vec![1, 60, 3600, 86_400]), amount in 1..=Rate::MAX_A_SECOND, digits in 0..12) -> Rate {
+        // Of any size, not only of the largest.
+        let amount = (amount / 10_u64.pow(digits as u32)).max(1) * u64::from(per_s);
+        Rate { amount, per_s }
+    }
+}
+
+prop_compose! {
+    fn limit_of_any_unit()(
+        rate in rate(),
+        less in any::<u64>(),
+        burst in proptest::option::of(any::<u64>()),
+        per in proptest::sample::select(vec![Per::Rule, Per::Source, Per::SourcePrefix]),
+        unit in proptest::sample::select(vec![Unit::Packets, Unit::Bytes, Unit::Connections]),
+    ) -> Limit {
+        let mut rate = rate;
+        // Less than one a second, unless it counts bytes.
+        if unit != Unit::Bytes && less % 2 == 0 {
+            rate.amount = 1 + less % rate.amount;
+        }
+        let (least, most) = burst_bounds(unit);
+        let filled = u128::from(rate.amount) * u128::from(Limit::MAX_FILL_S) / u128::from(rate.per_s);
+        let most = u64::try_from(filled).unwrap_or(most).min(most);
+        let burst = burst.map_or(usual_burst(rate, unit), |burst| least + burst % (most - least + 1));
+        Limit { rate, burst, per, unit }
+    }
+}
+
+prop_compose! {
+    /// Terms of which a rule keeps those that it can have.
+    fn terms()(
+        limit in proptest::option::of(limit_of_any_unit()),
+        ban in proptest::option::of((1..=BanAfter::MAX_AFTER, 1..=BanAfter::MAX_WITHIN_S, 1..=BanAfter::MAX_FOR_S)),
+        syn_cookies in proptest::option::of(rate()),
+    ) -> Terms {
+        let ban = ban.map(|(after, within_s, for_s)| BanAfter { after, within_s, for_s });
+        Terms { limit, ban, syn_cookies }
+    }
+}
+
+prop_compose! {
     /// A rule that refers to sets by a number to be taken modulo their count.
     fn any_rule()(
         action in action(),
@@ -1076,10 +1516,20 @@ prop_compose! {
         flags in proptest::option::of((any::<u8>(), any::<u8>())),
         from in proptest::option::of(any::<usize>()),
         to in proptest::option::of(any::<usize>()),
+        terms in terms(),
         log in any::<bool>(),
         comment in proptest::option::of("[ -~äß]{0,20}"),
     ) -> Rule {
         let number = if let Protocol::Number(number) = protocol { Some(number) } else { None };
+        let accepts = action == Action::Accept;
+        let limit = terms
+            .limit
+            .filter(|limit| accepts && (limit.unit != Unit::Connections || matches!(number, Some(6 | 17))));
+        let terms = Terms {
+            limit,
+            ban: terms.ban.filter(|_| !egress && (!accepts || limit.is_some())),
+            syn_cookies: terms.syn_cookies.filter(|_| !egress && accepts && number == Some(6)),
+        };
         Rule {
             name: String::new(),
             action,
@@ -1092,7 +1542,7 @@ prop_compose! {
                 .map(|(set, clear)| TcpFlags { set, clear: clear & !set }),
             from: from.map(SetId),
             to: to.map(SetId),
-            terms: Terms::default(),
+            terms,
             log,
             comment,
             line: 0,
@@ -1116,6 +1566,12 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn limits()(size in Limits::MIN_SIZE..=Limits::MAX_SIZE, prefix_v4 in 1_u8..=32, prefix_v6 in 1_u8..=128) -> Limits {
+        Limits { size, prefix_v4, prefix_v6 }
+    }
+}
+
+prop_compose! {
     fn vlans()(untagged in any::<bool>(), one in 1u16..50, first in 60u16..70, last in 70u16..=4094) -> Vlans {
         Vlans { untagged, ids: vec![(one, one), (first, last)] }
     }
@@ -1127,6 +1583,9 @@ prop_compose! {
         egress in action(),
         essentials in any::<[bool; 6]>(),
         flows in flows(),
+        limits in limits(),
+        ban_size in Bans::MIN_SIZE..=Bans::MAX_SIZE,
+        never in proptest::option::of(any::<usize>()),
         vlans in proptest::option::of(vlans()),
         pool in proptest::collection::vec(address_set(), 1..5),
         mut rules in proptest::collection::vec(any_rule(), 0..6),
@@ -1159,8 +1618,11 @@ prop_compose! {
                 arp, neighbour_discovery, path_mtu, dhcp_client, multicast_membership, link_layer,
             },
             flows,
-            limits: Limits::default(),
-            bans: Bans::default(),
+            limits,
+            bans: Bans {
+                size: ban_size,
+                never: never.map_or_else(AddressSet::default, |n| pool[n % pool.len()].clone()),
+            },
             vlans,
             sets,
             rules,
@@ -1215,6 +1677,17 @@ const PIECES: &[&str] = &[
     "[flows.timeouts]\n",
     "size = 9\n",
     "udp = \"5m\"\n",
+    "[limits]\n",
+    "prefix-v4 = 0\n",
+    "[bans]\n",
+    "never-ban = [\"a\"]\n",
+    "[rule.limit]\n",
+    "rate = \"10M/s\"\n",
+    "unit = \"bytes\"\n",
+    "limit = {",
+    "limit = { rate = \"1/d\", burst = 5000, unit = \"connections\" }\n",
+    "ban = { after = 1, within = 1, for = \"1d\" }\n",
+    "syn-cookies = { above = \"5000/s\" }\n",
     "\\u0000",
     "inf",
     "0x",

@@ -121,7 +121,7 @@ pub(super) struct Groups<'s> {
     named: Vec<AddressSet>,
 }
 
-/// One thing that a group or a rule's `from` or `to` names.
+/// One thing that a group, `never-ban`, or a rule's `from` or `to` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Entry {
     Block(Block),
@@ -271,7 +271,7 @@ impl<'s> Groups<'s> {
         error
     }
 
-    /// Reads one entry of a group, `from` or `to`.
+    /// Reads one entry of a group, `never-ban`, `from` or `to`.
     fn entry(&self, text: &Spanned<String>, collector: &mut Collector) -> Option<Entry> {
         if looks_like_address(text.get_ref()) {
             return match parse_block(text.get_ref().as_bytes()) {
@@ -352,8 +352,8 @@ impl<'s> Groups<'s> {
         }
     }
 
-    /// The set that a rule's `from` or `to` names; `None` if that had errors. Equal sets get the same id.
-    pub(super) fn set_of(&mut self, list: &Texts, collector: &mut Collector) -> Option<SetId> {
+    /// What a list names, sorted; `None` if it had errors.
+    fn entries(&self, list: &Texts, collector: &mut Collector) -> Option<Vec<Entry>> {
         let mut entries: Vec<Entry> = Vec::with_capacity(list.get_ref().len());
         let mut broken = false;
         for text in list.get_ref() {
@@ -363,22 +363,45 @@ impl<'s> Groups<'s> {
                 None => broken = true,
             }
         }
-        if broken {
-            return None;
-        }
         entries.sort_unstable();
         entries.dedup();
+        (!broken).then_some(entries)
+    }
+
+    /// The set that entries make, which stand at `place`.
+    fn joined(
+        &mut self,
+        entries: &[Entry],
+        place: Range<usize>,
+        collector: &mut Collector,
+    ) -> AddressSet {
+        let mut builder = SetBuilder::default();
+        for &entry in entries {
+            match entry {
+                Entry::Block(block) => builder.push(block),
+                Entry::Group(n) => self.add(n, &mut builder, place.clone(), collector),
+            }
+        }
+        builder.finish()
+    }
+
+    /// The addresses that a list names which is no rule's; `None` if it had errors.
+    pub(super) fn addresses_of(
+        &mut self,
+        list: &Texts,
+        collector: &mut Collector,
+    ) -> Option<AddressSet> {
+        let entries = self.entries(list, collector)?;
+        Some(self.joined(&entries, list.span(), collector))
+    }
+
+    /// The set that a rule's `from` or `to` names; `None` if that had errors. Equal sets get the same id.
+    pub(super) fn set_of(&mut self, list: &Texts, collector: &mut Collector) -> Option<SetId> {
+        let entries = self.entries(list, collector)?;
         if let Some(&id) = self.by_entries.get(&entries) {
             return Some(id);
         }
-        let mut builder = SetBuilder::default();
-        for &entry in &entries {
-            match entry {
-                Entry::Block(block) => builder.push(block),
-                Entry::Group(n) => self.add(n, &mut builder, list.span(), collector),
-            }
-        }
-        let set = builder.finish();
+        let set = self.joined(&entries, list.span(), collector);
         let same_digest = self.by_digest.entry(digest(&set)).or_default();
         let id = match same_digest.iter().find(|id| self.named[id.0] == set) {
             Some(&id) => id,

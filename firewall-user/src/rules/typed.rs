@@ -1,16 +1,23 @@
 //! What was typed in a rule file ([`RuleFile`]), each value with its place: keys and types are checked here, meanings in
 //! [`super::validate`].
 
+mod groups;
+mod read;
+mod tables;
+mod terms;
+
 use std::ops::Range;
 
-use firewall_common::abi::flow::Timeouts;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{Collector, Diagnostic, Source};
+use super::diagnostic::{Collector, Source};
 use super::model::{Action, Defaults, Direction, Essentials};
-use super::names::closest;
-use super::shown::quoted;
+use read::integer;
+
+pub(super) use groups::{Members, RawGroup};
+pub(super) use tables::{RawBans, RawFlows, RawLimits, RawVlans};
+pub(super) use terms::{RawBan, RawLimit, RawTerms, Term};
 
 /// The only version of the rule language there is.
 const VERSION: i64 = 1;
@@ -20,43 +27,11 @@ pub(super) struct RuleFile {
     pub(super) defaults: Defaults,
     pub(super) essentials: Essentials,
     pub(super) flows: RawFlows,
+    pub(super) limits: RawLimits,
+    pub(super) bans: RawBans,
     pub(super) vlans: Option<RawVlans>,
     pub(super) groups: Vec<RawGroup>,
     pub(super) rules: Vec<RawRule>,
-}
-
-/// `[flows]` as typed. What is missing was left out or was wrong, which has been said.
-#[derive(Default)]
-pub(super) struct RawFlows {
-    /// `None` inside: too large for anything.
-    pub(super) size: Option<Spanned<Option<i64>>>,
-    pub(super) timeouts: Vec<(TimeoutField, Spanned<Scalar>)>,
-}
-
-/// `[vlans]` as typed.
-pub(super) struct RawVlans {
-    pub(super) heading: Range<usize>,
-    pub(super) untagged: Option<bool>,
-    pub(super) ids: Option<Scalars>,
-}
-
-/// Which of the timeouts it is.
-pub(super) type TimeoutField = fn(&mut Timeouts) -> &mut u32;
-
-/// A group as typed.
-pub(super) struct RawGroup {
-    pub(super) name: Spanned<String>,
-    pub(super) members: Members,
-}
-
-/// What a group holds, as typed.
-pub(super) enum Members {
-    /// Addresses, CIDRs and names of groups.
-    List(Vec<Option<Spanned<String>>>),
-    /// Path of a list file.
-    File(Spanned<String>),
-    /// Something wrong, which has been said.
-    Broken,
 }
 
 /// A number or a name of one.
@@ -66,6 +41,9 @@ pub(super) enum Scalar {
     /// As text.
     Text(String),
 }
+
+/// A whole number; `None` inside: too large for anything.
+pub(super) type Number = Spanned<Option<i64>>;
 
 /// A list of numbers and names; `None` stands for one of a wrong type, which has been said.
 pub(super) type Scalars = Spanned<Vec<Option<Spanned<Scalar>>>>;
@@ -87,6 +65,7 @@ pub(super) struct RawRule {
     pub(super) tcp_flags: Option<Spanned<RawFlags>>,
     pub(super) from: Option<Texts>,
     pub(super) to: Option<Texts>,
+    pub(super) terms: RawTerms,
     pub(super) log: Option<bool>,
     pub(super) comment: Option<Spanned<String>>,
 }
@@ -101,17 +80,6 @@ const ACTIONS: &[(&str, Action)] = &[("accept", Action::Accept), ("drop", Action
 const DIRECTIONS: &[(&str, Direction)] = &[
     ("ingress", Direction::Ingress),
     ("egress", Direction::Egress),
-];
-
-const TIMEOUTS: [(&str, TimeoutField); 8] = [
-    ("tcp-syn-sent", |timeouts| &mut timeouts.tcp_syn_sent),
-    ("tcp-established", |timeouts| &mut timeouts.tcp_established),
-    ("tcp-closing", |timeouts| &mut timeouts.tcp_closing),
-    ("tcp-closed", |timeouts| &mut timeouts.tcp_closed),
-    ("udp", |timeouts| &mut timeouts.udp),
-    ("udp-stream", |timeouts| &mut timeouts.udp_stream),
-    ("icmp", |timeouts| &mut timeouts.icmp),
-    ("other", |timeouts| &mut timeouts.other),
 ];
 
 type Key<'i> = Spanned<toml::de::DeString<'i>>;
@@ -130,6 +98,8 @@ impl Reader<'_> {
             "defaults",
             "essentials",
             "flows",
+            "limits",
+            "bans",
             "vlans",
             "groups",
             "rule",
@@ -138,6 +108,8 @@ impl Reader<'_> {
             defaults: Defaults::default(),
             essentials: Essentials::default(),
             flows: RawFlows::default(),
+            limits: RawLimits::default(),
+            bans: RawBans::default(),
             vlans: None,
             groups: Vec::new(),
             rules: Vec::new(),
@@ -158,6 +130,16 @@ impl Reader<'_> {
                 "flows" => {
                     if let Some(table) = self.table(key, value, "[flows]") {
                         self.flows(table, &mut file.flows);
+                    }
+                }
+                "limits" => {
+                    if let Some(table) = self.table(key, value, "[limits]") {
+                        self.limits(table, &mut file.limits);
+                    }
+                }
+                "bans" => {
+                    if let Some(table) = self.table(key, value, "[bans]") {
+                        self.bans(table, &mut file.bans);
                     }
                 }
                 "vlans" => {
@@ -251,106 +233,6 @@ impl Reader<'_> {
         }
     }
 
-    fn flows(&mut self, table: &DeTable<'_>, into: &mut RawFlows) {
-        for (key, value) in table {
-            match key.get_ref().as_ref() {
-                "size" => match value.get_ref() {
-                    DeValue::Integer(n) => {
-                        into.size = Some(Spanned::new(value.span(), integer(n)));
-                    }
-                    _ => self.wrong_type("size", value, "a number", "size = 65536"),
-                },
-                "timeouts" => {
-                    if let Some(table) = self.table(key, value, "[flows.timeouts]") {
-                        self.timeouts(table, &mut into.timeouts);
-                    }
-                }
-                _ => self.unknown_key(key, "in [flows]", &["size", "timeouts"]),
-            }
-        }
-    }
-
-    fn vlans(&mut self, heading: &Key<'_>, table: &DeTable<'_>) -> RawVlans {
-        let mut vlans = RawVlans {
-            heading: heading.span(),
-            untagged: None,
-            ids: None,
-        };
-        for (key, value) in table {
-            match key.get_ref().as_ref() {
-                "untagged" => vlans.untagged = self.boolean(key, value),
-                "ids" => vlans.ids = self.scalars("ids", value, "ids = [10, \"20-29\"]"),
-                _ => self.unknown_key(key, "in [vlans]", &["untagged", "ids"]),
-            }
-        }
-        vlans
-    }
-
-    fn timeouts(&mut self, table: &DeTable<'_>, into: &mut Vec<(TimeoutField, Spanned<Scalar>)>) {
-        for (key, value) in table {
-            let name = key.get_ref().as_ref();
-            let Some((_, field)) = TIMEOUTS.iter().find(|(known, _)| *known == name) else {
-                self.unknown_key(key, "in [flows.timeouts]", &TIMEOUTS.map(|(name, _)| name));
-                continue;
-            };
-            let wanted = "a time";
-            let example = format!("{name} = 120 for seconds, or {name} = \"2m\"");
-            if let Some(time) = self.scalar(name, value, wanted, &example) {
-                into.push((*field, time));
-            }
-        }
-    }
-
-    fn group(&mut self, name: &Key<'_>, members: &Value<'_>) -> RawGroup {
-        let example = format!("{} = [\"192.0.2.0/24\"]", name.get_ref());
-        let members = match members.get_ref() {
-            DeValue::Array(_) => self
-                .texts(name.get_ref(), members, &example)
-                .map(|list| Members::List(list.into_inner())),
-            DeValue::Table(table) => self.group_file(name, members, table),
-            _ => {
-                let wanted = "a list of addresses, CIDRs and groups, or { file = \"...\" }";
-                self.wrong_type(name.get_ref(), members, wanted, &example);
-                None
-            }
-        };
-        RawGroup {
-            name: Spanned::new(name.span(), name.get_ref().clone().into_owned()),
-            members: members.unwrap_or(Members::Broken),
-        }
-    }
-
-    fn group_file(
-        &mut self,
-        name: &Key<'_>,
-        place: &Value<'_>,
-        table: &DeTable<'_>,
-    ) -> Option<Members> {
-        let mut file = None;
-        for (key, value) in table {
-            match key.get_ref().as_ref() {
-                "file" => {
-                    file = self
-                        .text(key.get_ref(), value, "file = \"addresses.txt\"")
-                        .map(Members::File)
-                }
-                _ => self.unknown_key(key, "in a group", &["file"]),
-            }
-        }
-        if table.is_empty() {
-            let message = format!("group {} names no file", quoted(name.get_ref()));
-            self.error(
-                place.span(),
-                |d| {
-                    d.help("write { file = \"addresses.txt\" }, or a list")
-                        .of_absence()
-                },
-                &message,
-            );
-        }
-        file
-    }
-
     fn rules(&mut self, key: &Key<'_>, value: &Value<'_>, into: &mut Vec<RawRule>) {
         let DeValue::Array(rules) = value.get_ref() else {
             let message = "`rule` has to be a list of rules".to_owned();
@@ -384,6 +266,9 @@ impl Reader<'_> {
             "tcp-flags",
             "from",
             "to",
+            "limit",
+            "ban",
+            "syn-cookies",
             "log",
             "comment",
         ];
@@ -399,6 +284,7 @@ impl Reader<'_> {
             tcp_flags: None,
             from: None,
             to: None,
+            terms: RawTerms::default(),
             log: None,
             comment: None,
         };
@@ -422,6 +308,9 @@ impl Reader<'_> {
                 "tcp-flags" => rule.tcp_flags = self.tcp_flags(value),
                 "from" => rule.from = self.texts("from", value, "from = [\"192.0.2.0/24\"]"),
                 "to" => rule.to = self.texts("to", value, "to = [\"192.0.2.10\"]"),
+                "limit" => rule.terms.limit = Some(self.limit(value)),
+                "ban" => rule.terms.ban = Some(self.ban(value)),
+                "syn-cookies" => rule.terms.syn_cookies = Some(self.syn_cookies(value)),
                 "log" => rule.log = self.boolean(key, value),
                 "comment" => {
                     rule.comment =
@@ -477,193 +366,4 @@ impl Reader<'_> {
         }
         whole.then(|| Spanned::new(value.span(), flags))
     }
-
-    fn table<'t, 'i>(
-        &mut self,
-        key: &Key<'_>,
-        value: &'t Value<'i>,
-        heading: &str,
-    ) -> Option<&'t DeTable<'i>> {
-        let table = value.get_ref().as_table();
-        if table.is_none() {
-            self.wrong_type(
-                key.get_ref(),
-                value,
-                "a table",
-                &format!("{heading} and its keys below"),
-            );
-        }
-        table
-    }
-
-    fn text(&mut self, key: &str, value: &Value<'_>, example: &str) -> Option<Spanned<String>> {
-        match value.get_ref() {
-            DeValue::String(text) => Some(Spanned::new(value.span(), text.clone().into_owned())),
-            _ => {
-                self.wrong_type(key, value, "text in quotes", example);
-                None
-            }
-        }
-    }
-
-    fn boolean(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<bool> {
-        let found = value.get_ref().as_bool();
-        if found.is_none() {
-            let key = key.get_ref();
-            self.wrong_type(
-                key,
-                value,
-                "true or false",
-                &format!("{key} = true, without quotes"),
-            );
-        }
-        found
-    }
-
-    fn name_or_number(
-        &mut self,
-        key: &str,
-        value: &Value<'_>,
-        example: &str,
-    ) -> Option<Spanned<Scalar>> {
-        self.scalar(key, value, "a name or a number", example)
-    }
-
-    fn scalar(
-        &mut self,
-        key: &str,
-        value: &Value<'_>,
-        wanted: &str,
-        example: &str,
-    ) -> Option<Spanned<Scalar>> {
-        let scalar = match value.get_ref() {
-            DeValue::String(text) => Scalar::Text(text.clone().into_owned()),
-            DeValue::Integer(n) => Scalar::Number(integer(n)),
-            _ => {
-                self.wrong_type(key, value, wanted, example);
-                return None;
-            }
-        };
-        Some(Spanned::new(value.span(), scalar))
-    }
-
-    fn scalars(&mut self, key: &str, value: &Value<'_>, example: &str) -> Option<Scalars> {
-        let DeValue::Array(list) = value.get_ref() else {
-            self.no_list(key, value, example);
-            return None;
-        };
-        let read = list
-            .iter()
-            .map(|element| self.name_or_number(key, element, example))
-            .collect();
-        Some(Spanned::new(value.span(), read))
-    }
-
-    fn texts(&mut self, key: &str, value: &Value<'_>, example: &str) -> Option<Texts> {
-        let DeValue::Array(list) = value.get_ref() else {
-            self.no_list(key, value, example);
-            return None;
-        };
-        let read = list
-            .iter()
-            .map(|element| self.text(key, element, example))
-            .collect();
-        Some(Spanned::new(value.span(), read))
-    }
-
-    /// A single value where a list belongs: mostly only the brackets are missing.
-    fn no_list(&mut self, key: &str, value: &Value<'_>, example: &str) {
-        let single = matches!(value.get_ref(), DeValue::String(_) | DeValue::Integer(_));
-        let typed = self.source.bytes().get(value.span()).unwrap_or_default();
-        match std::str::from_utf8(typed) {
-            Ok(typed) if single && typed.len() < 60 && !typed.contains(char::is_control) => {
-                self.wrong_type(key, value, "a list", &format!("{key} = [{typed}]"));
-            }
-            _ => self.wrong_type(key, value, "a list", example),
-        }
-    }
-
-    fn choice<T: Copy>(
-        &mut self,
-        key: &Key<'_>,
-        value: &Value<'_>,
-        choices: &[(&str, T)],
-    ) -> Option<T> {
-        let all: Vec<String> = choices
-            .iter()
-            .map(|(name, _)| format!("\"{name}\""))
-            .collect();
-        let all = all.join(" or ");
-        let DeValue::String(text) = value.get_ref() else {
-            self.wrong_type(
-                key.get_ref(),
-                value,
-                &all,
-                &format!("{} = \"{}\"", key.get_ref(), choices[0].0),
-            );
-            return None;
-        };
-        let found = choices
-            .iter()
-            .find(|(name, _)| name == text)
-            .map(|(_, meaning)| *meaning);
-        if found.is_none() {
-            let message = format!("`{}` has to be {all}, not {}", key.get_ref(), quoted(text));
-            let near = closest(text, choices.iter().map(|(name, _)| *name));
-            let help = near.map_or_else(
-                || format!("write {all}"),
-                |near| format!("did you mean \"{near}\"?"),
-            );
-            self.error(value.span(), |d| d.help(help), &message);
-        }
-        found
-    }
-
-    fn unknown_key(&mut self, key: &Key<'_>, place: &str, known: &[&str]) {
-        let name = key.get_ref();
-        let message = format!("unknown key {} {place}", quoted(name));
-        self.error(
-            key.span(),
-            |d| match closest(name, known.iter().copied()) {
-                Some("rule") => d.help("did you mean [[rule]]?"),
-                Some(near) => d.help(format!("did you mean `{near}`?")),
-                None => d.help(format!("the keys known {place} are {}", known.join(", "))),
-            },
-            &message,
-        );
-    }
-
-    fn wrong_type(&mut self, key: &str, value: &Value<'_>, wanted: &str, example: &str) {
-        let found = match value.get_ref() {
-            DeValue::String(_) => "text",
-            DeValue::Integer(_) => "a number",
-            DeValue::Float(_) => "a decimal number",
-            DeValue::Boolean(_) => "true or false",
-            DeValue::Datetime(_) => "a date",
-            DeValue::Array(_) => "a list",
-            DeValue::Table(_) => "a table",
-        };
-        let message = format!("{} has to be {wanted}, not {found}", quoted(key));
-        self.error(
-            value.span(),
-            |d| d.help(format!("write {example}")),
-            &message,
-        );
-    }
-
-    fn error(
-        &mut self,
-        span: Range<usize>,
-        finish: impl FnOnce(Diagnostic) -> Diagnostic,
-        message: &str,
-    ) {
-        let source = self.source;
-        self.collector
-            .error(|| finish(Diagnostic::error(message).at(source, span, "")));
-    }
-}
-
-/// A TOML integer, if 64 bits can hold it.
-fn integer(n: &toml::de::DeInteger<'_>) -> Option<i64> {
-    i64::from_str_radix(n.as_str(), n.radix()).ok()
 }

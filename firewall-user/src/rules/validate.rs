@@ -1,6 +1,10 @@
 //! The second step of a rule's life: what was typed becomes what it means, a [`RuleSet`]: names turn into numbers and
 //! address sets, and what cannot be meant is refused.
 
+mod matches;
+mod tables;
+mod terms;
+
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
@@ -10,17 +14,10 @@ use toml::Spanned;
 use super::addresses::looks_like_address;
 use super::diagnostic::{Collector, Diagnostic, Source, count_newlines};
 use super::groups::Groups;
-use super::model::{
-    Action, Bans, Direction, Flows, Limits, Protocol, Rule, RuleSet, SetId, TcpFlags, Terms, Vlans,
-};
-use super::names::{self, IcmpFamily, closest};
+use super::model::{Action, Direction, Protocol, Rule, RuleSet, SetId};
 use super::shown::quoted;
-use super::typed::{
-    RawFlags, RawFlows, RawGroup, RawRule, RawVlans, RuleFile, Scalar, Scalars, Texts,
-};
-use super::values::{
-    digits, flow_table_size, icmp_type, port_range, protocol_text, timeout_s, vlan_range,
-};
+use super::typed::{RawGroup, RawRule, RuleFile, Texts};
+use super::values::Complaint;
 
 /// Most rules of a file. The kernel's tables hold rule numbers in 16 bits, and some numbers are taken by the verdicts
 /// that no rule gives.
@@ -59,6 +56,7 @@ pub(super) fn validate(
         groups: Groups::resolve(&file.groups, source, base_dir, collector),
         collector,
         names: HashMap::new(),
+        first_ban: None,
     };
     if let Some(rule) = file.rules.get(MAX_RULES) {
         let message = format!(
@@ -88,14 +86,16 @@ pub(super) fn validate(
         rules.push(validator.rule(raw, line));
     }
     let flows = validator.flows(&file.flows);
+    let limits = validator.limits(&file.limits);
+    let bans = validator.bans(&file.bans);
     let vlans = file.vlans.as_ref().map(|vlans| validator.vlans(vlans));
     let (sets, groups) = validator.groups.finish();
     let rule_set = RuleSet {
         defaults: file.defaults,
         essentials: file.essentials,
         flows,
-        limits: Limits::default(),
-        bans: Bans::default(),
+        limits,
+        bans,
         vlans,
         sets,
         rules,
@@ -170,47 +170,11 @@ struct Validator<'v> {
     groups: Groups<'v>,
     /// Where each rule name stood first.
     names: HashMap<String, Range<usize>>,
+    /// The first rule with a ban, and where that is.
+    first_ban: Option<(String, Range<usize>)>,
 }
 
 impl Validator<'_> {
-    fn flows(&mut self, raw: &RawFlows) -> Flows {
-        let mut flows = Flows::default();
-        if let Some(size) = &raw.size {
-            match flow_table_size(*size.get_ref()) {
-                Ok(number) => flows.size = number,
-                Err((message, help)) => self.error(size.span(), message, help),
-            }
-        }
-        for (field, time) in &raw.timeouts {
-            match timeout_s(time.get_ref()) {
-                Ok(seconds) => *field(&mut flows.timeouts) = seconds,
-                Err((message, help)) => self.error(time.span(), message, help),
-            }
-        }
-        flows
-    }
-
-    fn vlans(&mut self, raw: &RawVlans) -> Vlans {
-        let mut ids = Vec::new();
-        for id in raw.ids.iter().flat_map(Spanned::get_ref).flatten() {
-            match vlan_range(id.get_ref()) {
-                Ok(range) => ids.push(range),
-                Err((message, help)) => self.error(id.span(), message, help),
-            }
-        }
-        join(&mut ids);
-        let untagged = raw.untagged.unwrap_or(true);
-        if !untagged && raw.ids.as_ref().is_none_or(|ids| ids.get_ref().is_empty()) {
-            let help = "list VLANs under `ids`, or leave out `untagged = false`";
-            self.error(
-                raw.heading.clone(),
-                "with this no frame at all may arrive",
-                help,
-            );
-        }
-        Vlans { untagged, ids }
-    }
-
     fn rule(&mut self, raw: RawRule, line: usize) -> Rule {
         if let Some(name) = &raw.name {
             self.name(name);
@@ -232,6 +196,7 @@ impl Validator<'_> {
             None if raw.has_protocol => None,
             None => Some(Protocol::Any),
         };
+        let terms = self.terms(&raw, protocol);
         let rule = Rule {
             name: raw
                 .name
@@ -252,7 +217,7 @@ impl Validator<'_> {
                 .and_then(|flags| self.tcp_flags(flags, protocol)),
             from: raw.from.as_ref().and_then(|list| self.set("from", list)),
             to: raw.to.as_ref().and_then(|list| self.set("to", list)),
-            terms: Terms::default(),
+            terms,
             log: raw.log.unwrap_or(false),
             comment: raw.comment.map(Spanned::into_inner),
             line,
@@ -283,168 +248,6 @@ impl Validator<'_> {
                 });
             }
         }
-    }
-
-    fn protocol(&mut self, scalar: &Spanned<Scalar>) -> Option<Protocol> {
-        let name = match scalar.get_ref() {
-            Scalar::Text(name) if name == "any" => return Some(Protocol::Any),
-            Scalar::Text(name) => name,
-            Scalar::Number(number) => {
-                let number = number.and_then(|n| u8::try_from(n).ok());
-                if number.is_none() {
-                    let help = "protocol numbers go from 0 to 255";
-                    self.error(scalar.span(), "this is not a protocol number", help);
-                }
-                return number.map(Protocol::Number);
-            }
-        };
-        let number = names::protocol_number(name)
-            .or_else(|| digits(name).and_then(|n| u8::try_from(n).ok()));
-        if number.is_none() {
-            let near = closest(name, names::protocol_names().chain(["any"]));
-            let help = near.map_or_else(
-                || {
-                    "write a name such as tcp, udp, icmp or esp, a number from 0 to 255, or any"
-                        .to_owned()
-                },
-                |near| format!("did you mean \"{near}\"?"),
-            );
-            self.error(
-                scalar.span(),
-                format!("there is no protocol called {}", quoted(name)),
-                help,
-            );
-        }
-        number.map(Protocol::Number)
-    }
-
-    /// Ports as sorted, disjoint, not adjacent ranges. `protocol` is `None` if it was wrong, which has been said.
-    fn ports(&mut self, list: &Scalars, protocol: Option<Protocol>) -> Vec<(u16, u16)> {
-        match protocol {
-            None | Some(Protocol::Number(TCP | UDP | SCTP)) => {}
-            Some(Protocol::Any) => {
-                let help = "add protocol = \"tcp\" (or \"udp\" or \"sctp\"): other protocols have no ports";
-                self.error(list.span(), "this rule names ports but no protocol", help);
-            }
-            Some(Protocol::Number(number)) => {
-                let message = format!("{} has no ports", protocol_text(number));
-                self.error(
-                    list.span(),
-                    message,
-                    "leave `ports` out, or write protocol = \"tcp\", \"udp\" or \"sctp\"",
-                );
-            }
-        }
-        if list.get_ref().is_empty() {
-            let help = "name at least one port, or leave `ports` out for any port";
-            self.error(
-                list.span(),
-                "this list of ports is empty, so the rule could never match",
-                help,
-            );
-        }
-        let mut ranges: Vec<(u16, u16)> = Vec::with_capacity(list.get_ref().len());
-        for port in list.get_ref().iter().flatten() {
-            match port_range(port.get_ref()) {
-                Ok(range) => ranges.push(range),
-                Err((message, help)) => self.error(port.span(), message, help),
-            }
-        }
-        join(&mut ranges);
-        ranges
-    }
-
-    fn icmp_types(&mut self, list: &Scalars, protocol: Option<Protocol>) -> Vec<u8> {
-        let family = match protocol {
-            Some(Protocol::Number(ICMP)) => Some(IcmpFamily::V4),
-            Some(Protocol::Number(ICMPV6)) => Some(IcmpFamily::V6),
-            None => None,
-            Some(Protocol::Any | Protocol::Number(_)) => {
-                let help =
-                    "write protocol = \"icmp\" (for IPv4) or \"icmpv6\" (for IPv6), in a rule each";
-                self.error(list.span(), "only ICMP and ICMPv6 have ICMP types", help);
-                None
-            }
-        };
-        if list.get_ref().is_empty() {
-            let help = "name at least one type, or leave `icmp-types` out for any type";
-            self.error(
-                list.span(),
-                "this list of ICMP types is empty, so the rule could never match",
-                help,
-            );
-        }
-        let mut types = Vec::with_capacity(list.get_ref().len());
-        for scalar in list.get_ref().iter().flatten() {
-            match icmp_type(scalar.get_ref(), family) {
-                Ok(number) => types.extend(number),
-                Err((message, help)) => self.error(scalar.span(), message, help),
-            }
-        }
-        types.sort_unstable();
-        types.dedup();
-        types
-    }
-
-    fn tcp_flags(
-        &mut self,
-        flags: &Spanned<RawFlags>,
-        protocol: Option<Protocol>,
-    ) -> Option<TcpFlags> {
-        match protocol {
-            None | Some(Protocol::Number(TCP)) => {}
-            Some(Protocol::Any | Protocol::Number(_)) => {
-                self.error(
-                    flags.span(),
-                    "only TCP has TCP flags",
-                    "write protocol = \"tcp\", or leave `tcp-flags` out",
-                );
-            }
-        }
-        let raw = flags.get_ref();
-        if raw.set.is_empty() && raw.clear.is_empty() {
-            let help = "write tcp-flags = { set = [\"syn\"], clear = [\"ack\"] }, or leave it out";
-            self.error(flags.span(), "these TCP flags ask for nothing", help);
-            return None;
-        }
-        let set = self.flag_bits(&raw.set, 0);
-        let clear = self.flag_bits(&raw.clear, set);
-        Some(TcpFlags { set, clear })
-    }
-
-    /// Bits of the flags of a list; none of them may be in `taken`.
-    fn flag_bits(&mut self, list: &[Option<Spanned<String>>], taken: u8) -> u8 {
-        let mut bits = 0;
-        for flag in list.iter().flatten() {
-            let name = flag.get_ref();
-            match names::tcp_flag_bit(name) {
-                Some(bit) if taken & bit != 0 => {
-                    let message = format!(
-                        "{} cannot be both set and clear, so the rule could never match",
-                        quoted(name)
-                    );
-                    self.error(flag.span(), message, "take it out of one of the two lists");
-                }
-                Some(bit) => bits |= bit,
-                None => {
-                    let help = closest(name, names::tcp_flag_names()).map_or_else(
-                        || {
-                            format!(
-                                "the flags are {}",
-                                names::tcp_flag_names().collect::<Vec<_>>().join(", ")
-                            )
-                        },
-                        |near| format!("did you mean \"{near}\"?"),
-                    );
-                    self.error(
-                        flag.span(),
-                        format!("there is no TCP flag called {}", quoted(name)),
-                        help,
-                    );
-                }
-            }
-        }
-        bits
     }
 
     fn set(&mut self, key: &str, list: &Texts) -> Option<SetId> {
@@ -500,6 +303,13 @@ impl Validator<'_> {
             let message = format!("rule {name} can never match: its {parts} exclude each other");
             self.warning(place, message, format!("{four}, and {six}"));
         }
+    }
+
+    /// What a value means; if that is nothing, what is wrong is reported at its place.
+    fn known<V, T>(&mut self, place: &Spanned<V>, meaning: Result<T, Complaint>) -> Option<T> {
+        meaning
+            .map_err(|(message, help)| self.error(place.span(), message, help))
+            .ok()
     }
 
     fn error(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {

@@ -1,6 +1,11 @@
-//! Single values: ports, ranges of them and ICMP types, by number or name; the size and the times of the flow table.
+//! Single values: ports, ranges of them, VLANs and ICMP types, by number or name; sizes, times ([`times`]) and rates
+//! ([`rates`]).
 
-use super::model::{Flows, Vlans};
+mod amounts;
+pub(super) mod rates;
+pub(super) mod times;
+
+use super::model::{BanAfter, Bans, Flows, Limits, Vlans};
 use super::names::{self, IcmpFamily, closest};
 use super::shown::quoted;
 use super::typed::Scalar;
@@ -150,71 +155,80 @@ pub(super) fn icmp_type(
     Err((message, help))
 }
 
-/// Units of time, with what people write for them, and how many seconds they have.
-const UNITS: [(&str, &[&str], i64); 4] = [
-    ("s", &["sec", "secs", "second", "seconds"], 1),
-    ("m", &["min", "mins", "minute", "minutes"], 60),
-    ("h", &["hr", "hrs", "hour", "hours"], 3600),
-    ("d", &["day", "days"], 86_400),
-];
-
-/// A timeout in seconds.
-pub(super) fn timeout_s(scalar: &Scalar) -> Result<u32, Complaint> {
-    const HELP: &str =
-        "write a number of seconds, or one with s, m, h or d: \"90s\", \"5m\", \"2h\", \"5d\"";
-    let text = match scalar {
-        Scalar::Number(number) => return in_bounds(number.unwrap_or(i64::MAX)),
-        Scalar::Text(text) => text,
-    };
-    if let Some(seconds) = digits(text) {
-        return in_bounds(seconds);
-    }
-    let unit_at = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(unit_at);
-    let Some(number) = digits(number) else {
-        return Err((format!("{} is not a time", quoted(text)), HELP.to_owned()));
-    };
-    if let Some((_, _, seconds)) = UNITS.iter().find(|(known, ..)| *known == unit) {
-        return in_bounds(number.saturating_mul(*seconds));
-    }
-    let word = unit.trim().to_lowercase();
-    let meant = UNITS
-        .iter()
-        .find(|(known, words, _)| *known == word || words.contains(&&word[..]));
-    let help = meant.map_or_else(
-        || HELP.to_owned(),
-        |(unit, ..)| format!("write \"{number}{unit}\""),
-    );
-    Err((format!("{} is not a time", quoted(text)), help))
+/// A table whose size a file says, in the words of what is wrong with it.
+pub(super) struct Table {
+    least: u32,
+    most: u32,
+    called: &'static str,
+    wanted: &'static str,
 }
 
-fn in_bounds(seconds: i64) -> Result<u32, Complaint> {
-    let help = "timeouts go from \"1s\" to \"365d\"".to_owned();
-    match u32::try_from(seconds) {
-        Ok(0) => Err((
-            "with a timeout of 0 every flow would be forgotten at once".to_owned(),
-            help,
-        )),
-        Ok(seconds) if seconds <= Flows::MAX_TIMEOUT_S => Ok(seconds),
-        _ if seconds < 0 => Err(("this is not a time".to_owned(), help)),
-        _ => Err(("this is longer than 365 days".to_owned(), help)),
-    }
+/// `size` under `[flows]`.
+pub(super) const FLOW_TABLE: Table = Table {
+    least: Flows::MIN_SIZE,
+    most: Flows::MAX_SIZE,
+    called: "the flow table",
+    wanted: "how many flows are to be followed at once",
+};
+
+/// `size` under `[limits]`.
+pub(super) const SOURCE_TABLE: Table = Table {
+    least: Limits::MIN_SIZE,
+    most: Limits::MAX_SIZE,
+    called: "the table of sources",
+    wanted: "how many sources are to be followed at once",
+};
+
+/// `size` under `[bans]`.
+pub(super) const BAN_TABLE: Table = Table {
+    least: Bans::MIN_SIZE,
+    most: Bans::MAX_SIZE,
+    called: "the table of bans",
+    wanted: "how many bans there can be at once",
+};
+
+/// The `size` of a table.
+pub(super) fn table_size(number: Option<i64>, table: &Table) -> Result<u32, Complaint> {
+    let Table {
+        least,
+        most,
+        called,
+        wanted,
+    } = table;
+    within(number, *least, *most).ok_or_else(|| {
+        (
+            format!("{called} cannot have this size"),
+            format!("write {wanted}, from {least} to {most}"),
+        )
+    })
 }
 
-/// The `size` of the flow table.
-pub(super) fn flow_table_size(number: Option<i64>) -> Result<u32, Complaint> {
-    let (least, most) = (Flows::MIN_SIZE, Flows::MAX_SIZE);
-    number
-        .and_then(|number| u32::try_from(number).ok())
-        .filter(|size| (least..=most).contains(size))
+/// How many bits of an address make a source's prefix.
+pub(super) fn prefix_bits(number: Option<i64>, most: u8, family: &str) -> Result<u8, Complaint> {
+    within(number, 1, most.into())
+        .and_then(|bits| u8::try_from(bits).ok())
         .ok_or_else(|| {
             (
-                "the flow table cannot have this size".to_owned(),
-                format!("write how many flows are to be followed at once, from {least} to {most}"),
+                format!("this is not how many bits of an {family} address a prefix has"),
+                format!("write a number from 1 to {most}, without `/`"),
             )
         })
+}
+
+/// After how many packets a source is banned.
+pub(super) fn ban_after(number: Option<i64>) -> Result<u32, Complaint> {
+    let most = BanAfter::MAX_AFTER;
+    within(number, 1, most).ok_or_else(|| {
+        (
+            "a ban cannot come after this many packets".to_owned(),
+            format!("write a number from 1 to {most}"),
+        )
+    })
+}
+
+fn within(number: Option<i64>, least: u32, most: u32) -> Option<u32> {
+    let number = u32::try_from(number?).ok()?;
+    (least..=most).contains(&number).then_some(number)
 }
 
 /// The number that a text of digits and nothing else stands for; one too large for anything is as good as the largest.
@@ -268,53 +282,35 @@ mod tests {
     }
 
     #[test]
-    fn times_and_near_misses() {
-        let of = |text: &str| timeout_s(&Scalar::Text(text.to_owned()));
-        for (text, seconds) in [
-            ("1s", 1),
-            ("90", 90),
-            ("90s", 90),
-            ("5m", 300),
-            ("2h", 7200),
-            ("365d", 31_536_000),
-            ("8760h", 31_536_000),
-        ] {
-            assert_eq!(of(text), Ok(seconds), "{text}");
+    fn sizes_of_tables() {
+        for size in [1024, 1025, 65_536, 8_388_608] {
+            assert_eq!(table_size(Some(size), &FLOW_TABLE), Ok(size as u32));
         }
-        assert_eq!(timeout_s(&Scalar::Number(Some(1))), Ok(1));
-        for text in [
-            "",
-            "0",
-            "0d",
-            "s",
-            "-1s",
-            "1.5h",
-            "1h30m",
-            "90 s",
-            "90S",
-            "500ms",
-            "2w",
-            "366d",
-            "99999999999999999999d",
-            "5é",
-            "٣s",
-        ] {
-            assert!(of(text).is_err(), "{text}");
+        for size in [Some(1023), Some(8_388_609), Some(0), Some(-1), None] {
+            assert!(table_size(size, &FLOW_TABLE).is_err(), "{size:?}");
         }
-        for number in [Some(0), Some(-1), Some(31_536_001), None] {
-            assert!(timeout_s(&Scalar::Number(number)).is_err(), "{number:?}");
+        for table in [SOURCE_TABLE, BAN_TABLE] {
+            for size in [1024, 4_194_304] {
+                assert_eq!(table_size(Some(size), &table), Ok(size as u32));
+            }
+            for size in [Some(1023), Some(4_194_305), Some(1 << 32 | 1024), None] {
+                assert!(table_size(size, &table).is_err(), "{size:?}");
+            }
         }
-        assert_eq!(of("5 minutes").unwrap_err().1, "write \"5m\"");
-        assert_eq!(of("5D").unwrap_err().1, "write \"5d\"");
     }
 
     #[test]
-    fn sizes_of_the_flow_table() {
-        for size in [1024, 1025, 65_536, 8_388_608] {
-            assert_eq!(flow_table_size(Some(size)), Ok(size as u32));
+    fn prefixes_and_counts_of_bans() {
+        assert_eq!(prefix_bits(Some(1), 32, "IPv4"), Ok(1));
+        assert_eq!(prefix_bits(Some(32), 32, "IPv4"), Ok(32));
+        assert_eq!(prefix_bits(Some(128), 128, "IPv6"), Ok(128));
+        for bits in [Some(0), Some(33), Some(-1), Some(256 + 24), None] {
+            assert!(prefix_bits(bits, 32, "IPv4").is_err(), "{bits:?}");
         }
-        for size in [Some(1023), Some(8_388_609), Some(0), Some(-1), None] {
-            assert!(flow_table_size(size).is_err(), "{size:?}");
+        assert_eq!(ban_after(Some(1)), Ok(1));
+        assert_eq!(ban_after(Some(4000)), Ok(4000));
+        for count in [Some(0), Some(4001), Some(-1), None] {
+            assert!(ban_after(count).is_err(), "{count:?}");
         }
     }
 
