@@ -20,12 +20,13 @@ pub use diagnostic::{Diagnostic, Report, Severity, Source};
 pub use file::{Loaded, load, parse};
 pub use groups::{MAX_EXPANDED_RANGES, MAX_LIST_BYTES, MAX_LIST_ERRORS};
 
-/// Seconds in a time as rule files and commands have it: `90`, `90s`, `10m`, `2h`, `5d`.
+/// Seconds that a command bans for, written as in rule files: `90`, `90s`, `10m`, `2h`, `5d`.
 ///
 /// # Errors
 ///
 /// What is wrong with it, and what to write instead.
 pub(crate) fn duration_s(text: &str) -> Result<u32, String> {
     let scalar = typed::Scalar::Text(text.to_owned());
-    values::timeout_s(&scalar).map_err(|(message, help)| format!("{message}; {help}"))
+    values::times::time_s(&scalar, &values::times::BAN_COMMAND)
+        .map_err(|(message, help)| format!("{message}; {help}"))
 }

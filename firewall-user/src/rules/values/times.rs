@@ -77,6 +77,13 @@ pub(in crate::rules) const BAN_FOR: Use = Use {
     longest_s: BanAfter::MAX_FOR_S,
 };
 
+/// The time of `firewall ban --for`.
+pub(in crate::rules) const BAN_COMMAND: Use = Use {
+    goes: "the time of a ban goes",
+    zero: "a ban for no time would keep nobody out",
+    longest_s: BanAfter::MAX_FOR_S,
+};
+
 /// A time in seconds.
 pub(in crate::rules) fn time_s(scalar: &Scalar, what: &Use) -> Result<u32, Complaint> {
     const HELP: &str =
