@@ -28,7 +28,7 @@ use proptest::test_runner::TestRunner;
 const MAX_VERIFIED_INSTRUCTIONS: u32 = 600_000;
 
 /// The two at the hooks, the four that they go on with, and the clock.
-const PROGRAMS: usize = 7;
+const PROGRAMS: usize = 9;
 
 const RULE_SETS: usize = 40;
 const FRAMES_PER_RULE_SET: usize = 400;
