@@ -28,7 +28,7 @@ use clap::{Parser, ValueEnum};
 
 use effort::Effort;
 use harness::Harness;
-use section::{Bench, apply, flows, groups, memory, rules, served, traffic};
+use section::{Bench, apply, flows, groups, limits, memory, rules, served, traffic};
 
 /// Measure the firewall, beside others
 #[derive(Debug, Parser)]
@@ -60,6 +60,8 @@ enum Part {
     Served,
     /// What this host opens, and what answers it
     Flows,
+    /// Limits and bans
+    Limits,
     /// Time of an apply
     Apply,
     /// Memory by map, and the verifier's count
@@ -108,6 +110,10 @@ fn main() -> Result<()> {
             Part::Flows => {
                 flows::run(&mut bench)?;
                 &[&flows::SECTION, &flows::RATIO]
+            }
+            Part::Limits => {
+                limits::run(&mut bench)?;
+                &[&limits::SECTION, &limits::RATIO]
             }
             Part::Apply => {
                 apply::run(&mut bench)?;

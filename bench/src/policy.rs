@@ -7,7 +7,7 @@ use aya::programs::ProgramFd;
 use firewall_common::{decide::decide, tables::HostWorld};
 use firewall_user::{
     counters::Slots,
-    kernel::{flows::Wanted, image, instance::Instance},
+    kernel::{flows::Wanted, image, instance::Instance, state::Sizes},
     rules::{
         self,
         compile::{Compiled, compile},
@@ -70,7 +70,11 @@ impl Policy {
             buckets: flows.buckets(),
             timeouts: flows.timeouts,
         };
-        let (instance, load) = timed(|| Instance::load_with_flows(counters, &wanted));
+        let sizes = Sizes {
+            ban_buckets: loaded.rule_set.bans.buckets(),
+            limit_lines: loaded.rule_set.limits.lines(),
+        };
+        let (instance, load) = timed(|| Instance::load_with_flows(counters, &wanted, sizes));
         let mut instance = instance?;
         let place = image::Place {
             class: image::class_of(&compiled.image),

@@ -4,6 +4,7 @@ pub(crate) mod apply;
 pub(crate) mod flows;
 pub(crate) mod groups;
 mod large;
+pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod rules;
 pub(crate) mod served;

@@ -339,6 +339,10 @@ impl Bans for MaybeBans<'_> {
         self.0.as_ref()?.settings()
     }
 
+    fn filter(&self, index: u32) -> Option<&ban_abi::Filter<Self::Word>> {
+        self.0.as_ref()?.filter(index)
+    }
+
     fn bucket(&self, index: u32) -> Option<&ban_abi::Bucket<Self::Word>> {
         self.0.as_ref()?.bucket(index)
     }

@@ -98,6 +98,14 @@ pub static BANS: Array<
 pub static BAN_SETTINGS: Array<ban::Settings<KernelWord>, 1, { BAN_MAP_FLAGS as usize }> =
     Array::new();
 
+/// What most packets do not get past on the way to that table.
+#[btf_map]
+pub static BAN_FILTERS: Array<
+    ban::Filter<KernelWord>,
+    { ban::FILTERS as usize },
+    { BAN_MAP_FLAGS as usize },
+> = Array::new();
+
 /// The token buckets of this interface; user space makes the table, of the size that is wanted.
 #[btf_map]
 pub static LIMITS: Array<

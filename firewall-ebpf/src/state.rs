@@ -3,7 +3,7 @@
 use firewall_common::abi::{ban, limit};
 use firewall_common::decide::{ban::Bans, limit::Limits};
 
-use crate::maps::{BAN_SETTINGS, BANS, LIMIT_SETTINGS, LIMITS};
+use crate::maps::{BAN_FILTERS, BAN_SETTINGS, BANS, LIMIT_SETTINGS, LIMITS};
 use crate::packet::defined;
 use crate::word::KernelWord;
 
@@ -16,6 +16,11 @@ impl<const CAREFUL: bool> Bans for KernelBans<CAREFUL> {
     #[inline(always)]
     fn settings(&self) -> Option<&ban::Settings<KernelWord>> {
         defined::<CAREFUL, _>(BAN_SETTINGS.get(0))
+    }
+
+    #[inline(always)]
+    fn filter(&self, index: u32) -> Option<&ban::Filter<KernelWord>> {
+        defined::<CAREFUL, _>(BAN_FILTERS.get(index))
     }
 
     #[inline(always)]

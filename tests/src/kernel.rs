@@ -10,6 +10,7 @@ use firewall_common::tables::Limited;
 use firewall_user::kernel::flows::Wanted;
 use firewall_user::kernel::image::{Place, class_of};
 use firewall_user::kernel::instance::Instance;
+use firewall_user::kernel::state::Sizes;
 
 use crate::policy::{Effect, FirstFragments, Sums, decide_after};
 
@@ -42,7 +43,11 @@ impl Kernel {
     ///
     /// As [`Self::load`].
     pub fn load_with_flows(counters: u32, wanted: &Wanted) -> Result<Self> {
-        Self::of(Instance::load_with_flows(counters, wanted))
+        Self::of(Instance::load_with_flows(
+            counters,
+            wanted,
+            Sizes::default(),
+        ))
     }
 
     fn of(loaded: Result<Instance>) -> Result<Self> {

@@ -207,17 +207,24 @@ fn limits_and_bans_are_decided_alike() -> Result<()> {
     instance.activate(place)?;
     instance.bans()?.settle(true);
 
-    let [v4, v6, mask, a, b, c, d, e] = words(&mut instance, ban::MAP_BAN_SETTINGS)?;
+    let [v4, v6, filter, mask, a, b, c, d, e] = words(&mut instance, ban::MAP_BAN_SETTINGS)?;
     let ban_settings = ban::Settings {
         lengths: [AtomicU64::new(v4), AtomicU64::new(v6)],
+        filter: AtomicU64::new(filter),
         mask,
         seed: [a, b, c, d, e],
     };
     let buckets: Vec<ban::Bucket<AtomicU64>> = (0..sizes.ban_buckets)
         .map(|_| ban::Bucket::default())
         .collect();
+    let filters: Vec<ban::Filter<AtomicU64>> = (0..ban::FILTERS)
+        .map(|_| ban::Filter {
+            words: [const { AtomicU64::new(0) }; ban::FILTER_WORDS],
+        })
+        .collect();
     let bans = HostBans {
         settings: &ban_settings,
+        filters: &filters,
         buckets: &buckets,
     };
     let [mask, seed @ ..] = words::<7>(&mut instance, limit::MAP_LIMIT_SETTINGS)?;

@@ -6,6 +6,10 @@
 //! entry:             address 128 │ what about it 64 │ since when 64
 //! ```
 //!
+//! Before it stands a filter of two bits for each ban, small enough for a cache, which most packets do not get past: a bucket of a
+//! large table is far away. There are two of them, and who gives a ban sets its bits in both: so one can be made anew without the
+//! bits of bans that are over, and then be the one that counts, while programs go on giving bans.
+//!
 //! Time is CLOCK_MONOTONIC in units of 2^20 ns, which is a millisecond and a little: a ban ends by itself, whoever runs, and no
 //! deadline comes round before 36 years. User space maps the table and changes it with the same code as the programs, which ban by
 //! rule. A ban is never given away for another one: where there is no room, the new one is refused.
@@ -19,7 +23,9 @@ use crate::hash::seed_words;
 pub const MAP_BANS: &str = "BANS";
 /// Name of the map that holds the one [`Settings`] record.
 pub const MAP_BAN_SETTINGS: &str = "BAN_SETTINGS";
-/// Flags of both: `BPF_F_MMAPABLE` (linux/bpf.h).
+/// Name of the array of two [`Filter`]s.
+pub const MAP_BAN_FILTERS: &str = "BAN_FILTERS";
+/// Flags of all: `BPF_F_MMAPABLE` (linux/bpf.h).
 pub const BAN_MAP_FLAGS: u32 = 1 << 10;
 
 /// Bans in a bucket. Eight words make one cache line.
@@ -40,6 +46,28 @@ pub struct Bucket<W> {
     pub slots: [W; WAYS],
     /// The entries; meaningful where the slot word is neither [`SlotWord::EMPTY`] nor [`SlotWord::BUSY`].
     pub entries: [Entry<W>; WAYS],
+}
+
+/// Which prefixes may be banned, two bits each in one word: 128 KiB. Of a hundred thousand bans, four in a hundred others look as if
+/// they were.
+#[derive(Debug, FromBytes, KnownLayout)]
+#[repr(C)]
+pub struct Filter<W> {
+    /// The bits.
+    pub words: [W; FILTER_WORDS],
+}
+
+/// Words of a [`Filter`], a power of two.
+pub const FILTER_WORDS: usize = 1 << FILTER_BITS;
+const FILTER_BITS: u32 = 14;
+/// Filters: the one that counts, and one to be made anew.
+pub const FILTERS: u32 = 2;
+
+/// Where a hash has its bits in a [`Filter`]: index of the word, and the bits.
+#[inline(always)]
+pub const fn filter_bits(hash: u64) -> (usize, u64) {
+    let word = (hash >> (64 - FILTER_BITS)) as usize & (FILTER_WORDS - 1);
+    (word, 1 << (hash & 63) | 1 << (hash >> 6 & 63))
 }
 
 /// A ban, apart from its slot word.
@@ -65,6 +93,8 @@ pub struct Settings<W> {
     /// The prefix lengths of IPv4 and IPv6 bans that there are, a byte each from the lowest, 0 behind the last: bits of the
     /// address as the table has it, which for IPv4 is 96 more than of the address itself.
     pub lengths: [W; 2],
+    /// Number of the filter that counts.
+    pub filter: W,
     /// Number of buckets, less one.
     pub mask: u64,
     /// Secret of the hash.
@@ -74,7 +104,7 @@ pub struct Settings<W> {
 /// Words of a key: address and length.
 pub const KEY_WORDS: usize = 3;
 
-const _: () = assert!(size_of::<Settings<u64>>() == 64);
+const _: () = assert!(size_of::<Settings<u64>>() == 72);
 
 /// A prefix that is banned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -6,7 +6,8 @@
 
 use super::{address, terms};
 use crate::abi::ban::{
-    About, Bucket, Deadline, Entry, MAX_LENGTHS, PROBES, Prefix, Settings, SlotWord, WAYS,
+    About, Bucket, Deadline, Entry, FILTERS, Filter, MAX_LENGTHS, PROBES, Prefix, Settings,
+    SlotWord, WAYS, filter_bits,
 };
 use crate::abi::flow::Key;
 use crate::abi::image::header;
@@ -22,6 +23,9 @@ pub trait Bans {
 
     /// The settings; `None` if there are none.
     fn settings(&self) -> Option<&Settings<Self::Word>>;
+
+    /// The filter at `index`.
+    fn filter(&self, index: u32) -> Option<&Filter<Self::Word>>;
 
     /// The bucket at `index`, which is masked by the settings; `None` if the table is smaller.
     fn bucket(&self, index: u32) -> Option<&Bucket<Self::Word>>;
@@ -106,7 +110,15 @@ pub fn has<B: Bans>(prefix: &Prefix, now_ns: u64, bans: &B) -> bool {
     let Some(settings) = bans.settings() else {
         return false;
     };
-    let place = Place::of(prefix, settings);
+    let hash = hash_of(prefix, settings);
+    let (word, bits) = filter_bits(hash);
+    let may_be = bans
+        .filter(settings.filter.load() as u32)
+        .is_none_or(|filter| filter.words[word].load() & bits == bits);
+    if !may_be {
+        return false;
+    }
+    let place = Place::at(hash);
     for probe in 0..PROBES {
         let Some(bucket) = bans.bucket(place.bucket(probe, settings)) else {
             return false;
@@ -204,7 +216,56 @@ pub fn give<B: Bans>(ban: &Ban, now_ns: u64, bans: &B) -> Given {
     let Some(settings) = bans.settings() else {
         return Given::NoRoom;
     };
-    let place = Place::of(&ban.prefix, settings);
+    let hash = hash_of(&ban.prefix, settings);
+    let given = put(ban, &Place::at(hash), settings, now_ns, bans);
+    // Behind the table: who makes a filter anew meanwhile finds the ban in the one or leaves the bits in the other.
+    if !matches!(given, Given::NoRoom) {
+        for index in 0..FILTERS {
+            if let Some(filter) = bans.filter(index) {
+                mark(hash, filter);
+            }
+        }
+    }
+    given
+}
+
+/// Has a filter let through what has this hash.
+#[inline(always)]
+fn mark<W: Word>(hash: u64, filter: &Filter<W>) {
+    let (word, bits) = filter_bits(hash);
+    if filter.words[word].load() & bits != bits {
+        filter.words[word].set(bits);
+    }
+}
+
+/// Makes the filter anew that does not count, of `prefixes`, and then has it count. Nobody else may be doing so.
+#[cfg(not(target_arch = "bpf"))]
+pub fn filter_anew<B: Bans>(prefixes: impl Iterator<Item = Prefix>, bans: &B) {
+    let Some(settings) = bans.settings() else {
+        return;
+    };
+    let spare = (settings.filter.load() as u32 + 1) % FILTERS;
+    let Some(filter) = bans.filter(spare) else {
+        return;
+    };
+    for word in &filter.words {
+        word.store(0);
+    }
+    for prefix in prefixes {
+        mark(hash_of(&prefix, settings), filter);
+    }
+    settings.filter.store(spare.into());
+}
+
+/// Writes a ban into the table.
+#[inline(always)]
+fn put<B: Bans>(
+    ban: &Ban,
+    place: &Place,
+    settings: &Settings<B::Word>,
+    now_ns: u64,
+    bans: &B,
+) -> Given {
     let word = SlotWord::new(place.tag, ban.deadline);
     // The first place that could be taken: bucket's index and way, found while the prefix itself is looked for.
     let mut free = None;
@@ -301,6 +362,12 @@ pub fn lift<B: Bans>(prefix: &Prefix, now_ns: u64, bans: &B) -> bool {
     lifted
 }
 
+#[inline(always)]
+fn hash_of<W>(prefix: &Prefix, settings: &Settings<W>) -> u64 {
+    let [upper, lower] = prefix.address;
+    hash::keyed([upper, lower, u64::from(prefix.length)], &settings.seed)
+}
+
 /// Where a prefix belongs.
 struct Place {
     index: u32,
@@ -309,10 +376,13 @@ struct Place {
 }
 
 impl Place {
-    #[inline(always)]
+    #[cfg(not(target_arch = "bpf"))]
     fn of<W>(prefix: &Prefix, settings: &Settings<W>) -> Self {
-        let [upper, lower] = prefix.address;
-        let hash = hash::keyed([upper, lower, u64::from(prefix.length)], &settings.seed);
+        Self::at(hash_of(prefix, settings))
+    }
+
+    #[inline(always)]
+    const fn at(hash: u64) -> Self {
         Self {
             index: hash as u32,
             step: (hash >> 16) as u32 | 1,

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use firewall_common::abi::ban::{
-    About, Bucket, Deadline, Entry, MAP_BAN_SETTINGS, MAP_BANS, MAX_LENGTHS, Prefix, Settings,
-    SlotWord,
+    About, Bucket, Deadline, Entry, FILTERS, Filter, MAP_BAN_FILTERS, MAP_BAN_SETTINGS, MAP_BANS,
+    MAX_LENGTHS, Prefix, Settings, SlotWord,
 };
 use firewall_common::abi::flow::Key;
 use firewall_common::decide::ban::{self, Ban, Family, Given, HostBans};
@@ -19,7 +19,7 @@ use super::mapped::{Access, Mapped};
 use super::pins::Pins;
 
 /// The maps that make up a table, by the names that the object has for them.
-pub(super) const MAPS: [&str; 2] = [MAP_BANS, MAP_BAN_SETTINGS];
+pub(super) const MAPS: [&str; 3] = [MAP_BANS, MAP_BAN_SETTINGS, MAP_BAN_FILTERS];
 /// Name of the map from prefix to reason.
 const MAP_REASONS: &str = "BAN_REASONS";
 /// `BPF_F_NO_PREALLOC` (linux/bpf.h): most bans have no reason, and most tables few bans.
@@ -64,6 +64,7 @@ pub enum Outcome {
 pub struct BanTable {
     buckets: Mapped<Bucket<AtomicU64>>,
     settings: Mapped<Settings<AtomicU64>>,
+    filters: Mapped<Filter<AtomicU64>>,
     reasons: Option<HashMap<MapData, ReasonKey, Reason>>,
 }
 
@@ -74,15 +75,15 @@ impl BanTable {
             let path = pins.map(name);
             MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))
         };
-        let [buckets, settings] = MAPS.map(open);
+        let [buckets, settings, filters] = MAPS.map(open);
         let reasons = HashMap::try_from(Map::HashMap(open(MAP_REASONS)?))?;
-        let mut table = Self::of(&buckets?, &settings?)?;
+        let mut table = Self::of([&buckets?, &settings?, &filters?])?;
         table.reasons = Some(reasons);
         Ok(table)
     }
 
-    /// The one in these maps, without reasons.
-    pub(super) fn of(buckets: &MapData, settings: &MapData) -> Result<Self> {
+    /// The one in these [`MAPS`], without reasons.
+    pub(super) fn of([buckets, settings, filters]: [&MapData; 3]) -> Result<Self> {
         let count = buckets
             .info()
             .context("asking for the table of bans")?
@@ -90,6 +91,7 @@ impl BanTable {
         Ok(Self {
             buckets: Mapped::new(buckets, count, Access::Write)?,
             settings: Mapped::new(settings, 1, Access::Write)?,
+            filters: Mapped::new(filters, FILTERS, Access::Write)?,
             reasons: None,
         })
     }
@@ -112,6 +114,7 @@ impl BanTable {
     fn host(&self) -> HostBans<'_> {
         HostBans {
             settings: &self.settings[0],
+            filters: &self.filters,
             buckets: &self.buckets,
         }
     }
@@ -205,7 +208,8 @@ impl BanTable {
         bans
     }
 
-    /// Looks from now on for just those prefix lengths that bans have, and if `by_rule`, for single addresses, which rules ban.
+    /// Looks from now on for just those prefix lengths that bans have, and if `by_rule`, for single addresses, which rules ban; and lets
+    /// no others past the filter.
     pub fn settle(&self, by_rule: bool) {
         let now_ns = now_ns();
         let mut lengths: [BTreeSet<u8>; 2] = Default::default();
@@ -220,6 +224,10 @@ impl BanTable {
             }
             word.store(packed(&lengths), Ordering::Release);
         }
+        let live = self
+            .entries()
+            .filter(|(word, ..)| !word.deadline().is_over(now_ns));
+        ban::filter_anew(live.map(|(_, prefix, _)| prefix), &self.host());
     }
 
     /// Every slot in use, its ban over or not.

@@ -29,7 +29,7 @@ use aya::programs::tc::TcAttachType;
 use aya::programs::{ProgramInfo, SchedClassifier};
 use firewall_common::abi::{
     MAP_CONTROL, MAP_COUNTERS, MAP_FRAGMENTS, MAP_IMAGES, SLOTS,
-    ban::{self, MAP_BAN_SETTINGS, MAP_BANS},
+    ban::{self, MAP_BAN_FILTERS, MAP_BAN_SETTINGS, MAP_BANS},
     control::Control,
     counter::Counter,
     image::Line,
@@ -56,7 +56,7 @@ const INITIAL_COUNTERS: u32 = 1 << 14;
 
 /// Maps that every instance of the programs on an interface has in common. Those of the flow table, and what is remembered of
 /// fragments, are the network namespace's; the others are the interface's own.
-const SHARED: [&str; MAP_IMAGES.len() + flows::MAPS.len() + 7] = {
+const SHARED: [&str; MAP_IMAGES.len() + flows::MAPS.len() + 8] = {
     let [a, b, c, d, e] = MAP_IMAGES;
     let [f, g, h] = flows::MAPS;
     [
@@ -72,6 +72,7 @@ const SHARED: [&str; MAP_IMAGES.len() + flows::MAPS.len() + 7] = {
         MAP_FRAGMENTS,
         MAP_BANS,
         MAP_BAN_SETTINGS,
+        MAP_BAN_FILTERS,
         MAP_LIMITS,
         MAP_LIMIT_SETTINGS,
         MAP_KNOCKS,

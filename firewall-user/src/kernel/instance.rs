@@ -89,22 +89,23 @@ impl Instance {
     ///
     /// What the kernel says.
     pub fn bans(&self) -> Result<BanTable> {
-        let [buckets, settings] = super::bans::MAPS.map(|name| match self.ebpf.map(name) {
-            Some(Map::Array(map)) => Ok(map),
-            _ => bail!("no map {name} in the object"),
-        });
-        BanTable::of(buckets?, settings?)
+        let [buckets, settings, filters] =
+            super::bans::MAPS.map(|name| match self.ebpf.map(name) {
+                Some(Map::Array(map)) => Ok(map),
+                _ => bail!("no map {name} in the object"),
+            });
+        BanTable::of([buckets?, settings?, filters?])
     }
 
-    /// Like [`Self::load`], but with an empty flow table of its own as is `wanted`.
+    /// Like [`Self::load_with_state`], but with an empty flow table of its own as is `wanted`.
     ///
     /// # Errors
     ///
     /// As [`Self::load`].
-    pub fn load_with_flows(counters: u32, wanted: &Wanted) -> Result<Self> {
+    pub fn load_with_flows(counters: u32, wanted: &Wanted, sizes: Sizes) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         loader.map_max_entries(MAP_FLOWS, wanted.buckets);
-        let mut instance = Self::load_from(loader, counters, Some(Sizes::default()))?;
+        let mut instance = Self::load_from(loader, counters, Some(sizes))?;
         let map = instance
             .ebpf
             .map_mut(MAP_FLOW_SETTINGS)

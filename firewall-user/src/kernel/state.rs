@@ -40,17 +40,21 @@ pub(super) fn set_up(ebpf: &mut Ebpf, sizes: Sizes) -> Result<()> {
     let mut limits: Array<&mut MapData, Record<limit::Settings>> = Array::try_from(map)?;
     limits.set(0, Record(settings), 0)?;
 
-    let [no_v4, no_v6, mask] = [0, 0, u64::from(sizes.ban_buckets - 1)];
+    let (no_lengths, first_filter) = ([0, 0], 0);
+    let mask = u64::from(sizes.ban_buckets - 1);
     let [a, b, c, d, e] = seed()?;
-    let words: [u64; BAN_SETTINGS_BYTES / 8] = [no_v4, no_v6, mask, a, b, c, d, e];
+    let words: [u64; BAN_SETTINGS_BYTES / 8] = {
+        let [v4, v6] = no_lengths;
+        [v4, v6, first_filter, mask, a, b, c, d, e]
+    };
     let map = self::map(ebpf, ban::MAP_BAN_SETTINGS)?;
     let mut bans: Array<&mut MapData, [u64; BAN_SETTINGS_BYTES / 8]> = Array::try_from(map)?;
     bans.set(0, words, 0)?;
     Ok(())
 }
 
-const _: () = assert!(core::mem::offset_of!(ban::Settings<u64>, mask) == 16);
-const _: () = assert!(core::mem::offset_of!(ban::Settings<u64>, seed) == 24);
+const _: () = assert!(core::mem::offset_of!(ban::Settings<u64>, mask) == 24);
+const _: () = assert!(core::mem::offset_of!(ban::Settings<u64>, seed) == 32);
 
 fn map<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut aya::maps::Map> {
     ebpf.map_mut(name)

@@ -6,12 +6,15 @@ use std::{collections::HashMap, thread, vec::Vec};
 use proptest::prelude::*;
 
 use super::*;
+use crate::abi::ban::FILTER_WORDS;
+use crate::abi::flow::Key;
 use crate::tables::HostWorld;
 
 const SECOND: u64 = 1_000_000_000;
 
 struct Table {
     settings: Settings<AtomicU64>,
+    filters: Vec<Filter<AtomicU64>>,
     buckets: Vec<Bucket<AtomicU64>>,
 }
 
@@ -24,6 +27,7 @@ impl Table {
         Self {
             settings: Settings {
                 lengths: [word(), word()],
+                filter: AtomicU64::new(0),
                 mask: buckets as u64 - 1,
                 seed: [
                     0x9e37_79b9_7f4a_7c15,
@@ -33,6 +37,7 @@ impl Table {
                     0xd6e8_feb8_6659_fd93,
                 ],
             },
+            filters: filters(),
             buckets: (0..buckets).map(|_| Bucket::default()).collect(),
         }
     }
@@ -40,6 +45,7 @@ impl Table {
     fn bans(&self) -> HostBans<'_> {
         HostBans {
             settings: &self.settings,
+            filters: &self.filters,
             buckets: &self.buckets,
         }
     }
@@ -63,6 +69,14 @@ impl Table {
             .at_ns(now_ns);
         is_banned(address, Family::V4, &world)
     }
+}
+
+fn filters() -> Vec<Filter<AtomicU64>> {
+    (0..FILTERS)
+        .map(|_| Filter {
+            words: [const { AtomicU64::new(0) }; FILTER_WORDS],
+        })
+        .collect()
 }
 
 fn host(number: u32) -> Prefix {
@@ -132,6 +146,48 @@ fn half_of_a_table_can_be_used_without_fail() {
     }
     assert!((0..1 << 16).all(|number| table.holds(Key::mapped(number), 0)));
     assert!((1 << 16..1 << 18).all(|number| !table.holds(Key::mapped(number), 0)));
+}
+
+#[test]
+fn a_filter_made_anew_loses_no_ban_that_is_given_meanwhile() {
+    let table = Table::new(1 << 13, &[128]);
+    thread::scope(|scope| {
+        let giver = scope.spawn(|| {
+            for number in 0..20_000 {
+                assert_eq!(table.give(host(number), None, 0), Given::New);
+                assert!(table.holds(Key::mapped(number), 0), "{number}");
+            }
+        });
+        while !giver.is_finished() {
+            let used = table
+                .buckets
+                .iter()
+                .flat_map(|bucket| bucket.slots.iter().zip(&bucket.entries));
+            let prefixes = used
+                .filter(|(slot, _)| SlotWord(slot.load(Ordering::SeqCst)).is_used())
+                .map(|(_, entry)| Prefix {
+                    address: [0, 1].map(|half: usize| entry.address[half].load(Ordering::SeqCst)),
+                    length: 128,
+                });
+            filter_anew(prefixes, &table.bans());
+        }
+    });
+    assert!((0..20_000).all(|number| table.holds(Key::mapped(number), 0)));
+}
+
+#[test]
+fn few_get_past_the_filter_who_are_not_banned() {
+    let table = Table::new(1 << 15, &[128]);
+    for number in 0..100_000 {
+        table.give(host(number), None, 0);
+    }
+    let filter = &table.filters[0];
+    let past = (1 << 20..(1 << 20) + 100_000).filter(|&number| {
+        let (word, bits) = filter_bits(hash_of(&host(number), &table.settings));
+        filter.words[word].load(Ordering::Relaxed) & bits == bits
+    });
+    let past = past.count();
+    assert!(past < 5_000, "{past} of 100,000");
 }
 
 #[test]
