@@ -4,6 +4,7 @@ pub mod address;
 pub mod ban;
 pub mod classify;
 pub mod connection;
+pub mod cookie;
 pub mod egress;
 pub mod essential;
 pub mod flow;
@@ -127,7 +128,7 @@ pub struct Asked {
 #[inline(always)]
 pub fn decide<F: Frame + ?Sized, W: World>(frame: &F, world: &W) -> Decision {
     let refused = |asked: &Asked| beyond_rules(frame, asked, world);
-    let cookie = |asked: &Asked| finish(asked, Decision::passed(PassReason::SynCookie), world);
+    let cookie = |asked: &Asked| cookie::answered(asked, world);
     let terms = |asked: &Asked| terms::arriving(asked, world, refused, cookie);
     let fragment = |packet: &Packet| fragment::decide(frame, packet, world, refused, terms);
     by_rules(frame, world, fragment, refused, terms)

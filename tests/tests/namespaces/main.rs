@@ -2,6 +2,7 @@
 
 mod command;
 mod control;
+mod cookies;
 mod egress;
 mod faults;
 mod flows;
