@@ -42,8 +42,8 @@ pub const PROGRAM_EGRESS: &str = "firewall_egress";
 pub const PROGRAM_EGRESS_OPENS: &str = "egress_opens";
 /// Name of the map from [`fragment::FragmentKey`] to [`fragment::Remembered`].
 pub const MAP_FRAGMENTS: &str = "FRAGMENTS";
-/// Name of the program array of [`INGRESS_NEXT_REFUSED`], [`INGRESS_NEXT_FRAGMENT`], [`INGRESS_NEXT_TERMS`] and
-/// [`INGRESS_NEXT_COOKIE`].
+/// Name of the program array of [`INGRESS_NEXT_REFUSED`], [`INGRESS_NEXT_FRAGMENT`], [`INGRESS_NEXT_TERMS`],
+/// [`INGRESS_NEXT_COOKIE`] and [`INGRESS_NEXT_STRIKE`].
 pub const MAP_INGRESS_NEXT: &str = "INGRESS_NEXT";
 /// Index of [`PROGRAM_INGRESS_REFUSED`].
 pub const INGRESS_NEXT_REFUSED: u32 = 0;
@@ -53,6 +53,10 @@ pub const INGRESS_NEXT_FRAGMENT: u32 = 1;
 pub const PROGRAM_INGRESS_TERMS: &str = "ingress_terms";
 /// Index of [`PROGRAM_INGRESS_TERMS`].
 pub const INGRESS_NEXT_TERMS: u32 = 2;
+/// Name of the XDP program that counts what is dropped towards a ban.
+pub const PROGRAM_INGRESS_STRIKE: &str = "ingress_strike";
+/// Index of [`PROGRAM_INGRESS_STRIKE`].
+pub const INGRESS_NEXT_STRIKE: u32 = 4;
 /// Name of the XDP program that answers SYNs with cookies.
 pub const PROGRAM_INGRESS_COOKIE: &str = "ingress_cookie";
 /// Index of [`PROGRAM_INGRESS_COOKIE`].

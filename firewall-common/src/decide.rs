@@ -14,6 +14,7 @@ pub mod related;
 pub mod terms;
 pub mod vlan;
 
+use crate::abi::counter::MAX_SLOTS;
 use crate::abi::image::{Outcome, header};
 use crate::abi::reason::{DropReason, PassReason};
 use crate::frame::Frame;
@@ -63,7 +64,8 @@ impl Decision {
     #[inline(always)]
     pub const fn held(reason: DropReason, slot: u32) -> Self {
         Self {
-            outcome: Outcome::new(false, false, slot).held(),
+            // Slots from the image are not known to be any, and nothing here may panic.
+            outcome: Outcome::new(false, false, slot & (MAX_SLOTS - 1)).held(),
             cause: Cause::Drop(reason),
         }
     }
@@ -119,17 +121,35 @@ pub struct Asked {
     pub packet: Packet,
     /// What rules say of it.
     pub by_rules: Decision,
+    /// Number of the rule that has decided, where one has.
+    pub number: u32,
     /// What a first fragment's datagram is known by; 0 for a packet in one piece.
     pub identification: u32,
+}
+
+impl Asked {
+    /// A packet of which rules say this.
+    #[inline(always)]
+    pub fn new(packet: &Packet, by_rules: Decision, identification: u32) -> Self {
+        Self {
+            packet: *packet,
+            by_rules,
+            number: by_rules.number().unwrap_or(0),
+            identification,
+        }
+    }
 }
 
 /// Decides a frame that arrived, and counts it. The kernel does each part in a program of its own. A SYN that is answered with a
 /// cookie is not answered here.
 #[inline(always)]
 pub fn decide<F: Frame + ?Sized, W: World>(frame: &F, world: &W) -> Decision {
-    let refused = |asked: &Asked| beyond_rules(frame, asked, world);
+    // What is struck is refused for good by then, or is held, and then not struck again.
+    let last = |asked: &Asked| terms::struck(asked, world, |asked| finish(asked, BROKEN, world));
+    let refused = |asked: &Asked| beyond_rules(frame, asked, world, last);
+    let strike = |asked: &Asked| terms::struck(asked, world, refused);
     let cookie = |asked: &Asked| cookie::answered(asked, world);
-    let terms = |asked: &Asked| terms::arriving(asked, world, refused, cookie);
+    let terms = |asked: &Asked| terms::arriving(asked, world, refused, cookie, strike);
     let fragment = |packet: &Packet| fragment::decide(frame, packet, world, refused, terms);
     by_rules(frame, world, fragment, refused, terms)
 }
@@ -171,11 +191,7 @@ pub fn by_rules<F: Frame + ?Sized, W: World>(
     let decision = by_policy(&parsed, &tables, world).unwrap_or(BROKEN);
     match parsed {
         Parsed::Ip(packet) => {
-            let asked = Asked {
-                packet,
-                by_rules: decision,
-                identification: 0,
-            };
+            let asked = Asked::new(&packet, decision, 0);
             if !decision.accepts() && connection::may_answer(&packet.transport, world) {
                 refused(&asked)
             } else if decision.outcome().has_terms() {
@@ -201,17 +217,24 @@ fn by_policy<T: Tables, W: World>(parsed: &Parsed, tables: &T, world: &W) -> Opt
     }
 }
 
-/// The last part: what no rule accepts may be an error about a packet of ours, or answer a flow of ours.
+/// The last part: what no rule accepts may be an error about a packet of ours, or answer a flow of ours. `strike` decides what does not,
+/// and counts towards a ban.
 #[inline(always)]
-pub fn beyond_rules<F: Frame + ?Sized, W: World>(frame: &F, asked: &Asked, world: &W) -> Decision {
+pub fn beyond_rules<F: Frame + ?Sized, W: World>(
+    frame: &F,
+    asked: &Asked,
+    world: &W,
+    strike: impl FnOnce(&Asked) -> Decision,
+) -> Decision {
     let packet = &asked.packet;
     let decision = if packet.transport.is_icmp_error() {
         related::decide(frame, packet, asked.by_rules, world).unwrap_or(BROKEN)
     } else {
         connection::decide(frame, packet, asked.by_rules, world)
     };
-    if !decision.accepts() && asked.by_rules.outcome().has_terms() {
-        terms::strike_by(asked, world);
+    let outcome = decision.outcome();
+    if outcome.has_terms() && !outcome.accepts() {
+        return strike(asked);
     }
     finish(asked, decision, world)
 }

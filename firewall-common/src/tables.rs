@@ -2,22 +2,24 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::abi::ban::Prefix;
 use crate::abi::flow::Key;
 #[cfg(not(target_arch = "bpf"))]
 use crate::abi::flow::{Bucket, Ports, Settings};
 use crate::abi::fragment::FragmentKey;
 use crate::abi::image::{Line, Record};
+use crate::abi::terms::Terms;
 #[cfg(not(target_arch = "bpf"))]
-use crate::abi::{ban, limit};
-use crate::decide::ban::Bans;
+use crate::abi::{ban as ban_abi, limit as limit_abi};
 #[cfg(not(target_arch = "bpf"))]
 use crate::decide::ban::HostBans;
+use crate::decide::ban::{self, Ban, Bans};
 use crate::decide::flow::Flows;
 #[cfg(not(target_arch = "bpf"))]
 use crate::decide::flow::HostFlows;
 #[cfg(not(target_arch = "bpf"))]
 use crate::decide::limit::HostLimits;
-use crate::decide::limit::Limits;
+use crate::decide::limit::{self, Demand, Limits};
 use crate::parse::{IpHeader, Transport, transport::TCP_HEADER};
 
 /// Everything outside the packet that a decision depends on or changes.
@@ -46,6 +48,34 @@ pub trait World {
 
     /// Who is banned.
     fn bans(&self) -> &Self::Bans;
+
+    /// Whether the prefix of this length that `address` is in is banned now ([`ban::has`]).
+    #[inline(always)]
+    fn has_ban(&self, address: [u64; 2], length: u32) -> bool {
+        ban::has(
+            &Prefix::of(address, length),
+            self.now_ns(false),
+            self.bans(),
+        )
+    }
+
+    /// Bans `source` for `for_ns` from now, by the rule with this counter slot ([`ban::give`]).
+    #[inline(always)]
+    fn give_ban(&self, source: [u64; 2], rule: u32, for_ns: u64) {
+        let now_ns = self.now_ns(false);
+        ban::give(
+            &Ban::by_rule(source, rule, for_ns, now_ns),
+            now_ns,
+            self.bans(),
+        );
+    }
+
+    /// Whether a token bucket has what is asked of it, which is then taken ([`limit::take`]). Of small buckets the time must be precise.
+    #[inline(always)]
+    fn take(&self, demand: &Demand) -> bool {
+        let now_ns = self.now_ns(demand.tolerance_ns < Terms::COARSE_TOLERANCE_NS);
+        limit::take(demand, now_ns, self.limits())
+    }
 
     /// The token buckets of limits.
     fn limits(&self) -> &Self::Limits;
@@ -304,11 +334,11 @@ pub struct MaybeBans<'a>(pub Option<HostBans<'a>>);
 impl Bans for MaybeBans<'_> {
     type Word = core::sync::atomic::AtomicU64;
 
-    fn settings(&self) -> Option<&ban::Settings<Self::Word>> {
+    fn settings(&self) -> Option<&ban_abi::Settings<Self::Word>> {
         self.0.as_ref()?.settings()
     }
 
-    fn bucket(&self, index: u32) -> Option<&ban::Bucket<Self::Word>> {
+    fn bucket(&self, index: u32) -> Option<&ban_abi::Bucket<Self::Word>> {
         self.0.as_ref()?.bucket(index)
     }
 }
@@ -322,11 +352,11 @@ pub struct MaybeLimits<'a>(pub Option<&'a HostLimits<'a>>);
 impl Limits for MaybeLimits<'_> {
     type Word = core::sync::atomic::AtomicU64;
 
-    fn settings(&self) -> Option<&limit::Settings> {
+    fn settings(&self) -> Option<&limit_abi::Settings> {
         self.0?.settings()
     }
 
-    fn line(&self, index: u32) -> Option<&limit::Line<Self::Word>> {
+    fn line(&self, index: u32) -> Option<&limit_abi::Line<Self::Word>> {
         self.0?.line(index)
     }
 }

@@ -22,7 +22,8 @@ use aya_ebpf::{
 };
 use firewall_common::abi::{
     EGRESS_NEXT_FRAGMENT, EGRESS_NEXT_OPENS, INGRESS_NEXT_COOKIE, INGRESS_NEXT_FRAGMENT,
-    INGRESS_NEXT_REFUSED, INGRESS_NEXT_TERMS, handoff::Handoff, reason::DropReason,
+    INGRESS_NEXT_REFUSED, INGRESS_NEXT_STRIKE, INGRESS_NEXT_TERMS, handoff::Handoff,
+    reason::DropReason,
 };
 use firewall_common::decide::{self, Asked, Decision, egress, fragment, terms};
 use firewall_common::parse::Packet;
@@ -75,11 +76,9 @@ pub fn ingress_refused(context: XdpContext) -> u32 {
     };
     let world = KernelWorld::<true>::new(context.ctx, context.unknown());
     let asked = handoff.to_asked();
-    xdp_action(decide::beyond_rules(
-        &KernelFrame::new(&context),
-        &asked,
-        &world,
-    ))
+    let strike = |_: &Asked| go_on(&context, INGRESS_NEXT_STRIKE);
+    let frame = KernelFrame::new(&context);
+    xdp_action(decide::beyond_rules(&frame, &asked, &world, strike))
 }
 
 /// Decides what comes under a rule with terms.
@@ -92,12 +91,22 @@ pub fn ingress_terms(context: XdpContext) -> u32 {
     let world = KernelWorld::<true>::new(context.ctx, context.unknown());
     let asked = handoff.to_asked();
     let refused = |asked: &Asked| ask(&context, asked, INGRESS_NEXT_REFUSED);
-    let cookie = |_: &Asked| {
-        // What was handed over is still there.
-        handoff::go_on(&context, &INGRESS_NEXT, INGRESS_NEXT_COOKIE);
-        NO_NEXT
+    let cookie = |_: &Asked| go_on(&context, INGRESS_NEXT_COOKIE);
+    let strike = |asked: &Asked| ask(&context, asked, INGRESS_NEXT_STRIKE);
+    xdp_action(terms::arriving(&asked, &world, refused, cookie, strike))
+}
+
+/// Counts what is dropped towards a ban, and decides it.
+#[xdp(frags)]
+#[inline(always)]
+pub fn ingress_strike(context: XdpContext) -> u32 {
+    let Some(handoff) = handoff::take(&INGRESS_HANDOFF) else {
+        return xdp_action::XDP_DROP;
     };
-    xdp_action(terms::arriving(&asked, &world, refused, cookie))
+    let world = KernelWorld::<true>::new(context.ctx, context.unknown());
+    let asked = handoff.to_asked();
+    let refused = |_: &Asked| go_on(&context, INGRESS_NEXT_REFUSED);
+    xdp_action(terms::struck(&asked, &world, refused))
 }
 
 /// Decides every frame that leaves, as far as rules for what arrives do.
@@ -149,6 +158,13 @@ const NO_NEXT: Decision = Decision::dropped(DropReason::BrokenTables);
 #[inline(always)]
 fn ask(context: &XdpContext, asked: &Asked, next: u32) -> Decision {
     handoff::give(&INGRESS_HANDOFF, Handoff::asked(asked));
+    handoff::go_on(context, &INGRESS_NEXT, next);
+    NO_NEXT
+}
+
+/// Goes on with the packet that was handed over to this program.
+#[inline(always)]
+fn go_on(context: &XdpContext, next: u32) -> Decision {
     handoff::go_on(context, &INGRESS_NEXT, next);
     NO_NEXT
 }

@@ -72,9 +72,10 @@ pub static INGRESS_HANDOFF: PerCpuArray<Handoff, 1> = PerCpuArray::new();
 #[btf_map]
 pub static EGRESS_HANDOFF: PerCpuArray<Handoff, 1> = PerCpuArray::new();
 
-/// The programs that go on with what rules refuse, with fragments, with what comes on terms, and with SYNs in a flood.
+/// The programs that go on with what rules refuse, with fragments, with what comes on terms, with SYNs in a flood, and with
+/// what counts towards a ban.
 #[btf_map]
-pub static INGRESS_NEXT: ProgramArray<4> = ProgramArray::new();
+pub static INGRESS_NEXT: ProgramArray<5> = ProgramArray::new();
 
 /// The programs that go on with what may open a flow, and with fragments.
 #[btf_map]

@@ -189,6 +189,12 @@ fn address_at<const OFFSET: usize, T>(context: *mut T) -> usize {
 #[inline(always)]
 pub fn define_registers() {
     define_arguments();
+    define_saved();
+}
+
+/// Writes the registers that a function begins with undefined, but for its arguments, for the same reason.
+#[inline(always)]
+pub fn define_saved() {
     // SAFETY: registers that are said to be overwritten.
     unsafe {
         core::arch::asm!(

@@ -13,17 +13,20 @@ use aya_ebpf::{
     },
 };
 use firewall_common::abi::knock;
+use firewall_common::abi::{ban::Prefix, limit::Kind, terms::Terms};
 use firewall_common::abi::{
-    flow::Key,
+    flow::Key as FlowKey,
     fragment::{FragmentKey, Remembered},
 };
+use firewall_common::decide::ban;
 use firewall_common::decide::flow::Flows as _;
+use firewall_common::decide::limit::{self, Demand, Key};
 use firewall_common::parse::{IpHeader, Transport, transport::TCP_HEADER};
 use firewall_common::tables::{Limited, Tally, World};
 
 use crate::flows::KernelFlows;
 use crate::maps::{ADMITTED, COUNTERS, FRAGMENTS, KNOCKS, TEST_CLOCK};
-use crate::packet::defined;
+use crate::packet::{define_saved, defined};
 use crate::state::{KernelBans, KernelLimits};
 use crate::tables::KernelTables;
 
@@ -112,24 +115,37 @@ impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
 
     #[inline(always)]
     fn now_ns(&self, precise: bool) -> u64 {
-        // SAFETY: the word is there; the loader may have changed it before it froze it, so it is not what stands here.
-        if unsafe { (&raw const CLOCK_IS_SET).read_volatile() } != 0 {
-            return TEST_CLOCK.get(0).copied().unwrap_or(0);
-        }
-        // SAFETY: they take nothing.
-        let now = unsafe {
-            if precise {
-                bpf_ktime_get_ns()
-            } else {
-                bpf_ktime_get_coarse_ns()
-            }
-        };
-        defined::<CAREFUL, _>(now)
+        defined::<CAREFUL, _>(now_ns(precise))
     }
 
     #[inline(always)]
     fn bans(&self) -> &KernelBans<CAREFUL> {
         &KernelBans
+    }
+
+    #[inline(always)]
+    fn has_ban(&self, address: [u64; 2], length: u32) -> bool {
+        let [upper, lower] = address;
+        defined::<CAREFUL, _>(firewall_has_ban(upper, lower, length.into())) != 0
+    }
+
+    #[inline(always)]
+    fn give_ban(&self, source: [u64; 2], rule: u32, for_ns: u64) {
+        let [upper, lower] = source;
+        defined::<CAREFUL, _>(firewall_give_ban(upper, lower, rule.into(), for_ns));
+    }
+
+    #[inline(always)]
+    fn take(&self, demand: &Demand) -> bool {
+        let Demand {
+            key,
+            cost_ns,
+            tolerance_ns,
+        } = demand;
+        let [upper, lower] = key.source;
+        // What tells shared buckets apart is small, and others have nothing there.
+        let whose = u64::from(key.rule) | (key.kind as u64) << 32 | key.more << 40;
+        defined::<CAREFUL, _>(firewall_take(upper, lower, whose, *cost_ns, *tolerance_ns)) != 0
     }
 
     #[inline(always)]
@@ -143,7 +159,7 @@ impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
     }
 
     #[inline(always)]
-    fn has_connection(&self, key: &Key) -> bool {
+    fn has_connection(&self, key: &FlowKey) -> bool {
         let Some((mut tuple, size)) = tuple(key) else {
             return false;
         };
@@ -216,13 +232,81 @@ impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
     }
 }
 
+/// Monotonic time in ns.
+#[inline(always)]
+fn now_ns(precise: bool) -> u64 {
+    // SAFETY: the word is there; the loader may have changed it before it froze it, so it is not what stands here.
+    if unsafe { (&raw const CLOCK_IS_SET).read_volatile() } != 0 {
+        return TEST_CLOCK.get(0).copied().unwrap_or(0);
+    }
+    // SAFETY: they take nothing.
+    unsafe {
+        if precise {
+            bpf_ktime_get_ns()
+        } else {
+            bpf_ktime_get_coarse_ns()
+        }
+    }
+}
+
+/// Whether the prefix of this length that an address is in is banned, 1 or 0. The verifier looks at a global function once, and not on
+/// every path that leads to it (`do_check_subprogs`, kernel/bpf/verifier.c): with it inlined it had more than a million instructions to look at.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn firewall_has_ban(upper: u64, lower: u64, length: u64) -> u64 {
+    define_saved();
+    let prefix = Prefix::of([upper, lower], length as u32);
+    let bans = KernelBans::<true>;
+    u64::from(ban::has(&prefix, now_ns(false), &bans))
+}
+
+/// Whether a token bucket has what is asked of it, 1 or 0; `whose` is `more 24 | kind 8 | rule 32`. A global function, as
+/// [`firewall_has_ban`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn firewall_take(
+    upper: u64,
+    lower: u64,
+    whose: u64,
+    cost_ns: u64,
+    tolerance_ns: u64,
+) -> u64 {
+    define_saved();
+    let demand = Demand {
+        key: Key {
+            source: [upper, lower],
+            rule: whose as u32,
+            more: whose >> 40,
+            kind: if whose >> 32 & 0xff == Kind::Source as u64 {
+                Kind::Source
+            } else {
+                Kind::Shared
+            },
+        },
+        cost_ns,
+        tolerance_ns,
+    };
+    let now_ns = now_ns(tolerance_ns < Terms::COARSE_TOLERANCE_NS);
+    u64::from(limit::take(&demand, now_ns, &KernelLimits))
+}
+
+/// Bans a source, by the rule with this counter slot. A global function, as [`firewall_has_ban`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn firewall_give_ban(upper: u64, lower: u64, rule: u64, for_ns: u64) -> u64 {
+    define_saved();
+    let now_ns = now_ns(false);
+    let ban = ban::Ban::by_rule([upper, lower], rule as u32, for_ns, now_ns);
+    ban::give(&ban, now_ns, &KernelBans::<true>) as u64
+}
+
 /// The ends of a connection as the kernel looks sockets up, and the size of what is used of that. `None` where they are not of
 /// one family.
 #[inline(always)]
-pub fn tuple(key: &Key) -> Option<(bpf_sock_tuple, u32)> {
+pub fn tuple(key: &FlowKey) -> Option<(bpf_sock_tuple, u32)> {
     let lower = key.local[1];
-    let is_v4 = Key::is_mapped(key.local);
-    if is_v4 != Key::is_mapped(key.remote) {
+    let is_v4 = FlowKey::is_mapped(key.local);
+    if is_v4 != FlowKey::is_mapped(key.remote) {
         return None;
     }
     // SAFETY: a union of plain integers, for which zeroes are a value.

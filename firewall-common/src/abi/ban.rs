@@ -135,7 +135,7 @@ impl SlotWord {
     pub const fn tag_of(hash: u64) -> u32 {
         let tag = (hash >> Self::DEADLINE_BITS) as u32;
         if tag < Self::FIRST_TAG {
-            tag + Self::FIRST_TAG
+            tag.wrapping_add(Self::FIRST_TAG)
         } else {
             tag
         }
@@ -175,7 +175,7 @@ impl Deadline {
     /// At this time, or up to a unit later.
     #[inline(always)]
     pub const fn at_ns(ns: u64) -> Self {
-        let unit = (ns >> Self::UNIT_SHIFT) + 1;
+        let unit = (ns >> Self::UNIT_SHIFT).wrapping_add(1);
         if unit < SlotWord::DEADLINE {
             Self(unit)
         } else {

@@ -39,14 +39,10 @@ impl Handoff {
     /// A packet of which more is asked.
     #[inline(always)]
     pub const fn asked(asked: &Asked) -> Self {
-        let number = match asked.by_rules.number() {
-            Some(number) => number,
-            None => 0,
-        };
         Self::new(
             &asked.packet,
             asked.by_rules.outcome(),
-            number,
+            asked.number,
             asked.identification,
         )
     }
@@ -138,12 +134,13 @@ impl Handoff {
         }
     }
 
-    /// The packet, with what rules say of it, or what holds it back: then the rule does not matter any more, and is not told.
+    /// The packet, with what rules say of it, or what holds it back: that it was dropped by itself does not matter any more.
     #[inline(always)]
     pub const fn to_asked(&self) -> Asked {
         Asked {
             packet: self.packet(),
             by_rules: Decision::by_rules(self.number, Outcome(self.outcome)),
+            number: self.number,
             identification: self.identification,
         }
     }
@@ -194,6 +191,7 @@ mod tests {
                     let asked = Asked {
                         packet,
                         by_rules: Decision::by_rules(15, Outcome(13)),
+                        number: 15,
                         identification: 14,
                     };
                     assert_eq!(Handoff::asked(&asked).to_asked(), asked);

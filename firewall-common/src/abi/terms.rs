@@ -45,6 +45,27 @@ pub struct BanAfter {
     pub for_ns: u64,
 }
 
+impl BanAfter {
+    /// The words that a line has of it.
+    #[inline(always)]
+    pub const fn to_words(&self) -> (u64, u64) {
+        (
+            self.within_ns & !flag::AFTER | self.after & flag::AFTER,
+            self.for_ns,
+        )
+    }
+
+    /// From these.
+    #[inline(always)]
+    pub const fn from_words(when: u64, for_ns: u64) -> Self {
+        Self {
+            after: when & flag::AFTER,
+            within_ns: when & !flag::AFTER,
+            for_ns,
+        }
+    }
+}
+
 /// What a bucket counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
@@ -138,11 +159,7 @@ impl Terms {
                 None
             },
             ban: if flags & flag::BAN != 0 {
-                Some(BanAfter {
-                    after: within & flag::AFTER,
-                    within_ns: within & !flag::AFTER,
-                    for_ns,
-                })
+                Some(BanAfter::from_words(within, for_ns))
             } else {
                 None
             },
@@ -172,8 +189,7 @@ impl Terms {
         }
         if let Some(ban) = &self.ban {
             words[0] |= flag::BAN;
-            words[3] = ban.within_ns & !flag::AFTER | ban.after & flag::AFTER;
-            words[4] = ban.for_ns;
+            (words[3], words[4]) = ban.to_words();
         }
         if let Some(rate) = &self.cookies {
             words[0] |= flag::COOKIES;

@@ -8,9 +8,10 @@ use super::{address, terms};
 use crate::abi::ban::{
     About, Bucket, Deadline, Entry, MAX_LENGTHS, PROBES, Prefix, Settings, SlotWord, WAYS,
 };
+use crate::abi::flow::Key;
 use crate::abi::image::header;
 use crate::hash;
-use crate::parse::{Addresses, Packet};
+use crate::parse::Packet;
 use crate::tables::{Tables, World};
 use crate::word::Word;
 
@@ -42,27 +43,26 @@ pub enum Family {
 pub fn holds<T: Tables, W: World>(packet: &Packet, tables: &T, world: &W) -> Option<bool> {
     let (source, is_v4) = terms::source(packet);
     let family = if is_v4 { Family::V4 } else { Family::V6 };
-    if !any(family, world.bans())
-        || !is_banned(source, family, || world.now_ns(false), world.bans())
-    {
+    if !any(family, world.bans()) || !is_banned(source, family, world) {
         return Some(false);
     }
-    Some(!is_never_banned(packet, tables)?)
+    Some(!is_never_banned(source, tables)?)
 }
 
-/// Whether the packet's source may be banned; `None` if the tables are missing or inconsistent.
+/// Whether a source may be banned; `None` if the tables are missing or inconsistent.
 #[inline(always)]
-pub fn may_be_banned<W: World>(packet: &Packet, world: &W) -> Option<bool> {
-    Some(!is_never_banned(packet, &world.tables()?)?)
+pub fn may_be_banned<W: World>(source: [u64; 2], world: &W) -> Option<bool> {
+    Some(!is_never_banned(source, &world.tables()?)?)
 }
 
 /// Whether the source is among those whom no ban cuts; `None` if the tables are inconsistent.
 #[inline(always)]
-fn is_never_banned<T: Tables>(packet: &Packet, tables: &T) -> Option<bool> {
+fn is_never_banned<T: Tables>(source: [u64; 2], tables: &T) -> Option<bool> {
     let [v4, v6] = header::NEVER_BANNED.map(|table| header::INGRESS + table);
-    let entry = match packet.addresses {
-        Addresses::V4 { source, .. } => address::find_v4(tables, v4, source)?,
-        Addresses::V6 { source, .. } => address::find_v6(tables, v6, source)?,
+    let entry = if Key::is_mapped(source) {
+        address::find_v4(tables, v4, source[1] as u32)?
+    } else {
+        address::find_v6(tables, v6, source)?
     };
     Some(entry.is_some_and(|entry| entry.first() != 0))
 }
@@ -74,15 +74,10 @@ pub fn any<B: Bans>(family: Family, bans: &B) -> bool {
         .is_some_and(|settings| settings.lengths[family as usize].load() != 0)
 }
 
-/// Whether `address` is banned at `now_ns`: one look-up for each prefix length that bans have.
+/// Whether `address` is banned: one look-up for each prefix length that bans have.
 #[inline(always)]
-pub fn is_banned<B: Bans>(
-    address: [u64; 2],
-    family: Family,
-    now_ns: impl Fn() -> u64,
-    bans: &B,
-) -> bool {
-    let Some(settings) = bans.settings() else {
+pub fn is_banned<W: World>(address: [u64; 2], family: Family, world: &W) -> bool {
+    let Some(settings) = world.bans().settings() else {
         return false;
     };
     let mut lengths = settings.lengths[family as usize].load();
@@ -92,21 +87,19 @@ pub fn is_banned<B: Bans>(
             break;
         }
         lengths >>= 8;
-        if has(&Prefix::of(address, length), settings, &now_ns, bans) {
+        if world.has_ban(address, length) {
             return true;
         }
     }
     false
 }
 
-/// Whether this very prefix is banned.
+/// Whether this very prefix is banned at `now_ns`.
 #[inline(always)]
-fn has<B: Bans>(
-    prefix: &Prefix,
-    settings: &Settings<B::Word>,
-    now_ns: &impl Fn() -> u64,
-    bans: &B,
-) -> bool {
+pub fn has<B: Bans>(prefix: &Prefix, now_ns: u64, bans: &B) -> bool {
+    let Some(settings) = bans.settings() else {
+        return false;
+    };
     let place = Place::of(prefix, settings);
     for probe in 0..PROBES {
         let Some(bucket) = bans.bucket(place.bucket(probe, settings)) else {
@@ -114,17 +107,17 @@ fn has<B: Bans>(
         };
         // Without a branch for each slot: nearly always none of them is it.
         let mut tagged = 0u32;
-        let mut empty = 0u64;
+        let mut empty = 0;
         for (way, slot) in bucket.slots.iter().enumerate() {
             let word = SlotWord(slot.load());
             tagged |= is_zero(u64::from(word.tag() ^ place.tag)) << way;
-            empty |= u64::from(is_zero(word.0));
+            empty |= is_zero(word.0);
         }
         if tagged != 0 {
             for (way, slot) in bucket.slots.iter().enumerate() {
                 if tagged >> way & 1 != 0
                     && let Some(word) = of(slot, &bucket.entries[way], prefix)
-                    && !word.deadline().is_over(now_ns())
+                    && !word.deadline().is_over(now_ns)
                 {
                     return true;
                 }
@@ -168,8 +161,28 @@ pub struct Ban {
     pub about: About,
 }
 
+impl Ban {
+    /// The ban of a source for `for_ns` from `now_ns`, by the rule with this counter slot.
+    #[inline(always)]
+    pub const fn by_rule(source: [u64; 2], rule: u32, for_ns: u64, now_ns: u64) -> Self {
+        Self {
+            prefix: Prefix {
+                address: source,
+                length: 128,
+            },
+            deadline: Deadline::at_ns(now_ns.saturating_add(for_ns)),
+            about: About {
+                length: 128,
+                by: rule,
+                everywhere: false,
+            },
+        }
+    }
+}
+
 /// What became of a ban that was to be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
 pub enum Given {
     /// It is there.
     New,

@@ -34,18 +34,17 @@ pub fn decide<F: Frame + ?Sized, W: World>(
     match packet.fragment {
         Fragment::Later => later(packet, identification, world),
         Fragment::Whole | Fragment::First => {
-            let by_rules = world
-                .tables()
-                .and_then(|tables| by_policy(&Parsed::Ip(*packet), &tables, world))
-                .unwrap_or(BROKEN);
-            let asked = Asked {
-                packet: *packet,
-                by_rules,
-                identification,
-            };
+            let by_rules = by_rules(packet, world).unwrap_or(BROKEN);
+            let asked = Asked::new(packet, by_rules, identification);
             first(&asked, world, refused, terms)
         }
     }
+}
+
+/// What essentials and rules say of a packet; `None` if the tables are missing or inconsistent.
+#[inline(always)]
+fn by_rules<W: World>(packet: &Packet, world: &W) -> Option<Decision> {
+    by_policy(&Parsed::Ip(*packet), &world.tables()?, world)
 }
 
 /// The verdict on a first fragment of which rules have said `by_rules`.

@@ -56,57 +56,59 @@ const SKEW_NS: u64 = 1 << 32;
 /// How often a word is changed anew that another CPU has changed meanwhile. Who fails is refused: many packets come at once.
 const TRIES: u32 = 8;
 
-/// Whether `units` are left in the bucket of `key`, which are then taken.
-#[inline(always)]
-pub fn take<L: Limits>(key: &Key, rate: &Rate, units: u64, now_ns: u64, limits: &L) -> bool {
-    let cost_ns = rate.cost_ns(units);
-    let Some(Found {
-        owner,
-        line,
-        bucket,
-    }) = find(key, limits)
-    else {
-        return false;
-    };
-    match bucket {
-        Some(bucket) => charge(bucket, owner, cost_ns, rate.tolerance_ns, now_ns),
-        None if cost_ns > rate.tolerance_ns => false,
-        None => claim(line, owner, now_ns + cost_ns, now_ns),
+/// What is asked of a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Demand {
+    /// Whose bucket.
+    pub key: Key,
+    /// What is to be taken, as the time in ns that it needs to come back.
+    pub cost_ns: u64,
+    /// How much there can be in a bucket, in the same measure.
+    pub tolerance_ns: u64,
+}
+
+impl Demand {
+    /// To take `units` at `rate`.
+    #[inline(always)]
+    pub const fn new(key: Key, rate: &Rate, units: u64) -> Self {
+        Self {
+            key,
+            cost_ns: rate.cost_ns(units),
+            tolerance_ns: rate.tolerance_ns,
+        }
     }
 }
 
-/// As [`take`], for a source: where there is no room for its bucket, those of the rule that found none share one.
+/// Whether there is so much left in the bucket, which is then taken. Where there is no room for a source's bucket, those of the rule that
+/// found none share one.
 #[inline(always)]
-pub fn take_of_source<L: Limits>(
-    key: &Key,
-    rate: &Rate,
-    units: u64,
-    now_ns: u64,
-    limits: &L,
-) -> bool {
-    let cost_ns = rate.cost_ns(units);
-    let Some(Found {
-        owner,
-        line,
-        bucket,
-    }) = find(key, limits)
-    else {
-        return false;
-    };
-    if let Some(bucket) = bucket {
-        return charge(bucket, owner, cost_ns, rate.tolerance_ns, now_ns);
+pub fn take<L: Limits>(demand: &Demand, now_ns: u64, limits: &L) -> bool {
+    let mut key = demand.key;
+    // The second time round for newcomers without room.
+    for _ in 0..2 {
+        let Some(Found {
+            owner,
+            line,
+            bucket,
+        }) = find(&key, limits)
+        else {
+            return false;
+        };
+        if let Some(bucket) = bucket {
+            return charge(bucket, owner, demand.cost_ns, demand.tolerance_ns, now_ns);
+        }
+        if demand.cost_ns > demand.tolerance_ns {
+            return false;
+        }
+        if claim(line, owner, now_ns.wrapping_add(demand.cost_ns), now_ns) {
+            return true;
+        }
+        if key.kind as u64 != Kind::Source as u64 {
+            return false;
+        }
+        key = Key::shared(key.rule, MORE_NEWCOMERS);
     }
-    if cost_ns > rate.tolerance_ns {
-        return false;
-    }
-    claim(line, owner, now_ns + cost_ns, now_ns)
-        || take(
-            &Key::shared(key.rule, MORE_NEWCOMERS),
-            rate,
-            units,
-            now_ns,
-            limits,
-        )
+    false
 }
 
 /// What tells the bucket of newcomers without room from the rule's own.
@@ -125,13 +127,13 @@ fn charge<W: Word>(
 ) -> bool {
     // An earlier policy may have had a lower limit: who is beyond what this one allows has used it up by now, and gets it back at the
     // new rate.
-    let latest = now_ns + tolerance_ns;
+    let latest = now_ns.wrapping_add(tolerance_ns);
     for _ in 0..TRIES {
         let until = bucket.until.load();
-        let from = until.clamp(now_ns, latest);
-        let new = from + cost_ns;
+        let from = until.min(latest).max(now_ns);
+        let new = from.wrapping_add(cost_ns);
         if new > latest {
-            if until > latest + SKEW_NS {
+            if until > latest.wrapping_add(SKEW_NS) {
                 bucket.until.swap(until, latest);
             }
             let marked = owner.marked(true).0;
@@ -206,15 +208,19 @@ impl Strikes {
             .wrapping_sub(within_ns)
             .wrapping_sub(within_ns);
         // A window of an earlier policy, or from the future of a CPU that is ahead, begins now.
-        let since = if now_ns >= start { now_ns - start } else { 0 };
+        let since = now_ns.saturating_sub(start);
         let (before, count) = (self.0 >> Self::COUNT_BITS & Self::MOST, self.0 & Self::MOST);
         let (start, before, count) = if since < within_ns {
             (
                 start,
                 before,
-                if count < Self::MOST { count + 1 } else { count },
+                if count < Self::MOST {
+                    count.wrapping_add(1)
+                } else {
+                    count
+                },
             )
-        } else if since - within_ns < within_ns {
+        } else if since.wrapping_sub(within_ns) < within_ns {
             (start.wrapping_add(within_ns), count, 1)
         } else {
             (now_ns, 0, 1)
@@ -223,7 +229,10 @@ impl Strikes {
         let within = within_ns >> 20;
         let into = now_ns.wrapping_sub(start) >> 20;
         let left = within.saturating_sub(into);
-        let reached = count * within + before * left >= after * within;
+        let counted = count
+            .wrapping_mul(within)
+            .wrapping_add(before.wrapping_mul(left));
+        let reached = counted >= after.wrapping_mul(within);
         (Self::new(start, within_ns, before, count), reached)
     }
 }
@@ -243,8 +252,8 @@ pub fn is_known<L: Limits>(key: &Key, now_ns: u64, limits: &L) -> bool {
         return false;
     }
     // Once a second is often enough.
-    if until < now_ns + CONVERSATION_NS - 1_000_000_000 {
-        bucket.until.store(now_ns + CONVERSATION_NS);
+    if until < now_ns.wrapping_add(CONVERSATION_NS - 1_000_000_000) {
+        bucket.until.store(now_ns.wrapping_add(CONVERSATION_NS));
     }
     true
 }
@@ -258,7 +267,7 @@ pub fn know<L: Limits>(key: &Key, now_ns: u64, limits: &L) {
         bucket,
     }) = find(key, limits)
     {
-        let until = now_ns + CONVERSATION_NS;
+        let until = now_ns.wrapping_add(CONVERSATION_NS);
         match bucket {
             Some(bucket) => bucket.until.store(until),
             None => {

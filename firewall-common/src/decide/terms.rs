@@ -1,9 +1,9 @@
 //! Terms: what a rule accepts comes in as far as its limit lets it, and whoever is dropped or limited too often is banned.
 
 use super::connection;
-use super::limit::{self, Key};
+use super::limit::{self, Demand, Key};
 use super::{Asked, BROKEN, Decision, ban, finish};
-use crate::abi::ban::{About, Deadline, Prefix};
+use crate::abi::ban::Prefix;
 use crate::abi::flow::Key as FlowKey;
 use crate::abi::image::{Selector, header};
 use crate::abi::limit::Kind;
@@ -13,54 +13,88 @@ use crate::parse::{Addresses, Fragment, Packet};
 use crate::tables::{Tables, World};
 
 /// Decides what arrives for a rule with terms. `refused` goes on with what is over a limit and perhaps answers this host, `cookie`
-/// with a SYN that comes at a rate at which they are answered with cookies.
+/// with a SYN that comes at a rate at which they are answered with cookies, `strike` with what counts towards a ban ([`struck`]).
 #[inline(always)]
 pub fn arriving<W: World>(
     asked: &Asked,
     world: &W,
     refused: impl FnOnce(&Asked) -> Decision,
     cookie: impl FnOnce(&Asked) -> Decision,
+    strike: impl FnOnce(&Asked) -> Decision,
 ) -> Decision {
-    let Some(terms) = of(asked.by_rules, header::INGRESS, world) else {
+    let Some(terms) = of(asked.number, header::INGRESS, world) else {
         return finish(asked, BROKEN, world);
     };
     let packet = &asked.packet;
     if !asked.by_rules.accepts() {
-        strike(packet, &terms, world);
-        return finish(asked, asked.by_rules, world);
+        return strike(asked);
     }
     if !within(packet, &terms, world) {
-        strike(packet, &terms, world);
         let held = Asked {
             by_rules: Decision::held(DropReason::RateLimit, terms.over),
             ..*asked
         };
-        return if connection::may_answer(&packet.transport, world) {
-            refused(&held)
+        return if terms.ban.is_some() {
+            strike(&held)
         } else {
-            finish(&held, held.by_rules, world)
+            hold_back(&held, world, refused)
         };
     }
     if let Some(rate) = &terms.cookies
         && packet.transport.opens_connection()
         && matches!(packet.fragment, Fragment::Whole)
-        && !limit::take(
-            &Key::shared(terms.over, limit::MORE_SYNS),
+        && !world.take(&Demand::new(
+            Key::shared(terms.over, limit::MORE_SYNS),
             rate,
             1,
-            world.now_ns(true),
-            world.limits(),
-        )
+        ))
     {
         return cookie(asked);
     }
     finish(asked, asked.by_rules, world)
 }
 
+/// Counts a packet that was dropped or limited towards its source's ban, and drops it, unless it is over a limit and answers this host:
+/// so `refused` decides.
+#[inline(always)]
+pub fn struck<W: World>(
+    asked: &Asked,
+    world: &W,
+    refused: impl FnOnce(&Asked) -> Decision,
+) -> Decision {
+    if let Some(Terms {
+        over,
+        ban: Some(ban),
+        ..
+    }) = of(asked.number, header::INGRESS, world)
+    {
+        strike(source(&asked.packet).0, over, &ban, world);
+    }
+    if asked.by_rules.outcome().is_held() {
+        hold_back(asked, world, refused)
+    } else {
+        finish(asked, asked.by_rules, world)
+    }
+}
+
+/// Drops what is over a limit, unless it answers this host.
+#[inline(always)]
+fn hold_back<W: World>(
+    asked: &Asked,
+    world: &W,
+    refused: impl FnOnce(&Asked) -> Decision,
+) -> Decision {
+    if connection::may_answer(&asked.packet.transport, world) {
+        refused(asked)
+    } else {
+        finish(asked, asked.by_rules, world)
+    }
+}
+
 /// What an egress rule with terms accepts, held to them. `None` if the tables are missing or inconsistent.
 #[inline(always)]
 pub fn leaving<W: World>(packet: &Packet, accepted: Decision, world: &W) -> Option<Decision> {
-    let terms = of(accepted, header::EGRESS, world)?;
+    let terms = of(accepted.number()?, header::EGRESS, world)?;
     Some(if within(packet, &terms, world) {
         accepted
     } else {
@@ -68,12 +102,12 @@ pub fn leaving<W: World>(packet: &Packet, accepted: Decision, world: &W) -> Opti
     })
 }
 
-/// The terms of the rule that has decided. `None` if the tables are missing or inconsistent.
+/// The terms of the rule with this number. `None` if the tables are missing or inconsistent.
 #[inline(always)]
-fn of<W: World>(decision: Decision, at: u32, world: &W) -> Option<Terms> {
+fn of<W: World>(number: u32, at: u32, world: &W) -> Option<Terms> {
     let tables = world.tables()?;
     let all = tables.u32(at + header::TERMS)?;
-    let line = tables.u32(all.wrapping_add(decision.number()?))?;
+    let line = tables.u32(all.wrapping_add(number))?;
     Some(Terms::from_line(tables.line(line)?))
 }
 
@@ -88,8 +122,6 @@ fn within<W: World>(packet: &Packet, terms: &Terms, world: &W) -> bool {
     else {
         return true;
     };
-    let precise = rate.tolerance_ns < Terms::COARSE_TOLERANCE_NS;
-    let now_ns = world.now_ns(precise);
     let limits = world.limits();
     let (source, is_v4) = source(packet);
     let mut conversation = None;
@@ -99,7 +131,7 @@ fn within<W: World>(packet: &Packet, terms: &Terms, world: &W) -> bool {
         Unit::Connections => match packet.transport.selector {
             Some(Selector::Udp) => {
                 let key = conversation_key(packet, terms.over);
-                if limit::is_known(&key, now_ns, limits) {
+                if limit::is_known(&key, world.now_ns(false), limits) {
                     return true;
                 }
                 conversation = Some(key);
@@ -109,23 +141,23 @@ fn within<W: World>(packet: &Packet, terms: &Terms, world: &W) -> bool {
             _ => return true,
         },
     };
-    let taken = match per_source {
-        None => limit::take(&Key::shared(terms.over, 0), rate, units, now_ns, limits),
+    let key = match per_source {
+        None => Key::shared(terms.over, 0),
         Some([v4, v6]) => {
             let length = u32::from(if is_v4 { *v4 } else { *v6 });
-            let key = Key {
+            Key {
                 source: Prefix::of(source, length).address,
                 rule: terms.over,
                 more: 0,
                 kind: Kind::Source,
-            };
-            limit::take_of_source(&key, rate, units, now_ns, limits)
+            }
         }
     };
+    let taken = world.take(&Demand::new(key, rate, units));
     if let Some(key) = conversation
         && taken
     {
-        limit::know(&key, now_ns, limits);
+        limit::know(&key, world.now_ns(false), limits);
     }
     taken
 }
@@ -142,49 +174,20 @@ fn conversation_key(packet: &Packet, rule: u32) -> Key {
     }
 }
 
-/// Counts a packet that was dropped or limited towards its source's ban, and bans it when it is time.
+/// Counts a packet towards its source's ban by the rule with this counter slot, and bans it when it is time.
 #[inline(always)]
-pub(super) fn strike<W: World>(packet: &Packet, terms: &Terms, world: &W) {
-    let Some(BanAfter {
-        after,
-        within_ns,
-        for_ns,
-    }) = terms.ban
-    else {
-        return;
-    };
-    let (source, _) = source(packet);
+fn strike<W: World>(source: [u64; 2], rule: u32, terms: &BanAfter, world: &W) {
     let now_ns = world.now_ns(false);
     let key = Key {
         source,
-        rule: terms.over,
+        rule,
         more: 0,
         kind: Kind::Strikes,
     };
-    if limit::strike(&key, after, within_ns, now_ns, world.limits())
-        && ban::may_be_banned(packet, world) == Some(true)
+    if limit::strike(&key, terms.after, terms.within_ns, now_ns, world.limits())
+        && ban::may_be_banned(source, world) == Some(true)
     {
-        let ban = ban::Ban {
-            prefix: Prefix {
-                address: source,
-                length: 128,
-            },
-            deadline: Deadline::at_ns(now_ns.saturating_add(for_ns)),
-            about: About {
-                length: 128,
-                by: terms.over,
-                everywhere: false,
-            },
-        };
-        ban::give(&ban, now_ns, world.bans());
-    }
-}
-
-/// Counts a packet that the rule has refused for good.
-#[inline(always)]
-pub(super) fn strike_by<W: World>(asked: &Asked, world: &W) {
-    if let Some(terms) = of(asked.by_rules, header::INGRESS, world) {
-        strike(&asked.packet, &terms, world);
+        world.give_ban(source, rule, terms.for_ns);
     }
 }
 

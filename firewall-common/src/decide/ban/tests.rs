@@ -6,7 +6,7 @@ use std::{collections::HashMap, thread, vec::Vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::abi::flow::Key;
+use crate::tables::HostWorld;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -58,7 +58,10 @@ impl Table {
     }
 
     fn holds(&self, address: [u64; 2], now_ns: u64) -> bool {
-        is_banned(address, Family::V4, || now_ns, &self.bans())
+        let world = HostWorld::new(&[], |_, _| {})
+            .with_bans(self.bans())
+            .at_ns(now_ns);
+        is_banned(address, Family::V4, &world)
     }
 }
 

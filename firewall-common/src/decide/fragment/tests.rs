@@ -95,12 +95,9 @@ impl Memory {
             panic!("{frame:02x?}");
         };
         let identification = parse::identification(frame).unwrap_or_default();
-        let refused = |asked: &Asked| beyond_rules(frame, asked, self);
-        let asked = Asked {
-            packet,
-            by_rules,
-            identification,
-        };
+        let refused =
+            |asked: &Asked| beyond_rules(frame, asked, self, |_| panic!("no rule here has terms"));
+        let asked = Asked::new(&packet, by_rules, identification);
         let terms = |_: &Asked| panic!("no rule here has terms");
         let decision = match packet.fragment {
             Fragment::Whole => refused(&asked),

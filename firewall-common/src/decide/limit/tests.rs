@@ -31,6 +31,10 @@ fn limits(lines: &[Line<AtomicU64>]) -> HostLimits<'_> {
     }
 }
 
+fn take(key: &Key, rate: &Rate, units: u64, now_ns: u64, limits: &HostLimits<'_>) -> bool {
+    super::take(&Demand::new(*key, rate, units), now_ns, limits)
+}
+
 fn of_source(number: u64) -> Key {
     Key {
         source: [0, number],
@@ -110,7 +114,7 @@ fn sources_have_buckets_of_their_own() {
     let rate = Rate::new(5, 60, 5);
     for source in 0..500 {
         let key = of_source(source);
-        let taken = (0..20).filter(|_| take_of_source(&key, &rate, 1, SECOND, &limits));
+        let taken = (0..20).filter(|_| take(&key, &rate, 1, SECOND, &limits));
         assert_eq!(taken.count(), 5, "{source}");
     }
 }
@@ -124,15 +128,13 @@ fn no_flood_lifts_the_limit_of_a_source_that_is_over_it() {
     let over: Vec<Key> = (0..100).map(of_source).collect();
     for key in &over {
         assert_eq!(
-            (0..6)
-                .filter(|_| take_of_source(key, &rate, 1, now, &limits))
-                .count(),
+            (0..6).filter(|_| take(key, &rate, 1, now, &limits)).count(),
             5
         );
     }
     // Spoofed sources, ten times as many as the table has room for, some of them often.
     for flood in 0..10 * 4 * lines.len() as u64 {
-        take_of_source(
+        take(
             &of_source(1_000_000 + flood),
             &rate,
             1,
@@ -140,7 +142,7 @@ fn no_flood_lifts_the_limit_of_a_source_that_is_over_it() {
             &limits,
         );
         if flood % 7 == 0 {
-            take_of_source(
+            take(
                 &of_source(1_000_000 + flood),
                 &rate,
                 1,
@@ -150,15 +152,12 @@ fn no_flood_lifts_the_limit_of_a_source_that_is_over_it() {
         }
     }
     for key in &over {
-        assert!(
-            !take_of_source(key, &rate, 1, now + SECOND, &limits),
-            "{key:?}"
-        );
+        assert!(!take(key, &rate, 1, now + SECOND, &limits), "{key:?}");
     }
     // In a minute all of them are let in as ever.
     let admitted = over
         .iter()
-        .filter(|key| take_of_source(key, &rate, 1, now + 61 * SECOND, &limits));
+        .filter(|key| take(key, &rate, 1, now + 61 * SECOND, &limits));
     assert_eq!(admitted.count(), over.len());
 }
 
@@ -172,18 +171,17 @@ fn where_all_are_over_newcomers_share_a_bucket() {
         let key = of_source(source);
         assert_eq!(
             (0..6)
-                .filter(|_| take_of_source(&key, &rate, 1, now, &limits))
+                .filter(|_| take(&key, &rate, 1, now, &limits))
                 .count(),
             5
         );
     }
     // The last bucket of the line is the newcomers': it is never a single one's that nobody can displace for long.
-    let admitted =
-        (100..200).filter(|&source| take_of_source(&of_source(source), &rate, 1, now, &limits));
+    let admitted = (100..200).filter(|&source| take(&of_source(source), &rate, 1, now, &limits));
     let admitted = admitted.count();
     assert!(admitted <= 100, "{admitted}");
     for source in 0..WAYS as u64 - 1 {
-        assert!(!take_of_source(&of_source(source), &rate, 1, now, &limits));
+        assert!(!take(&of_source(source), &rate, 1, now, &limits));
     }
 }
 
