@@ -20,6 +20,7 @@ use firewall_common::abi::{
     image::Line,
     limit::MAP_LIMITS,
 };
+use firewall_common::decide::cookie;
 
 use super::bans::BanTable;
 use super::counters;
@@ -31,6 +32,8 @@ use super::state::{self, Sizes};
 /// The eBPF object, built by this crate's build script.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/firewall-ebpf"));
 
+/// The programs' constant that says for which hardware address they may answer.
+const HARDWARE_ADDRESS: &str = "HARDWARE_ADDRESS";
 /// The programs' constant that says whether [`MAP_TEST_CLOCK`] has the time.
 const CLOCK_IS_SET: &str = "CLOCK_IS_SET";
 const MAP_TEST_CLOCK: &str = "TEST_CLOCK";
@@ -114,13 +117,14 @@ impl Instance {
         Ok(instance)
     }
 
-    /// Like [`Self::load`], but with those maps that are pinned at `shared`, by name, and tables of state of these `sizes` unless they
-    /// are among them.
+    /// Like [`Self::load`], but for an interface with this hardware address, with those maps that are pinned at `shared`, by name,
+    /// and tables of state of these `sizes` unless they are among them.
     ///
     /// # Errors
     ///
     /// What the kernel says. All of `shared` must be there: aya would make and pin what is not.
     pub(super) fn load_over(
+        hardware_address: Option<[u8; 6]>,
         counters: u32,
         shared: Vec<(&'static str, PathBuf)>,
         sizes: Option<Sizes>,
@@ -129,6 +133,8 @@ impl Instance {
         for (name, path) in shared {
             loader.map_pin_path(name, path);
         }
+        let own = hardware_address.map_or(0, cookie::hardware_address);
+        loader.override_global(HARDWARE_ADDRESS, &own, true);
         Self::load_from(loader, counters, sizes)
     }
 

@@ -40,6 +40,8 @@ pub struct Interface {
     pub index: u32,
     /// Largest packet in bytes, without Ethernet header.
     pub mtu: u32,
+    /// Its hardware address, if that is one of Ethernet.
+    pub hardware_address: Option<[u8; 6]>,
     /// Whether it is the loopback interface.
     pub is_loopback: bool,
     /// Whether its frames begin with an Ethernet header.
@@ -110,6 +112,7 @@ fn read(message: rtnetlink::packet_route::link::LinkMessage) -> Option<Interface
         name: String::new(),
         index: message.header.index,
         mtu: 0,
+        hardware_address: None,
         is_loopback: message.header.flags.contains(LinkFlags::Loopback),
         is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         kind: None,
@@ -118,6 +121,7 @@ fn read(message: rtnetlink::packet_route::link::LinkMessage) -> Option<Interface
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => interface.name = name,
+            LinkAttribute::Address(bytes) => interface.hardware_address = bytes.try_into().ok(),
             LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
             LinkAttribute::LinkInfo(information) => {
                 interface.kind = information.iter().find_map(kind);

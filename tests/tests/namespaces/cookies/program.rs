@@ -52,6 +52,7 @@ impl Alone {
             packet,
             by_rules: Decision::by_rules(0, Outcome::new(true, false, RULE_SLOT)),
             identification: 0,
+            number: 0,
         };
         let mut handoff = [0; size_of::<Handoff>()];
         handoff.copy_from_slice(Handoff::asked(&asked).as_bytes());
