@@ -7,22 +7,23 @@
 use aya_ebpf::{
     bindings::{BPF_F_CURRENT_NETNS, bpf_fib_lookup as Route},
     helpers::generated::{
-        bpf_check_mtu, bpf_fib_lookup, bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_gen_syncookie,
-        bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+        bpf_check_mtu, bpf_fib_lookup, bpf_jiffies64, bpf_sk_release, bpf_skc_lookup_tcp,
+        bpf_tcp_gen_syncookie, bpf_xdp_adjust_tail,
     },
     macros::xdp,
     programs::XdpContext,
 };
+use firewall_common::abi::flow::Key;
 use firewall_common::decide::connection::{self, Local};
 use firewall_common::decide::cookie::{
-    self, Headers, IPV4_HEADER, IPV6_HEADER, MAX_WORDS, Place, SynAck,
+    self, ANSWER_V4, ANSWER_V6, Headers, Place, SynAck, V4_WORDS, V6_WORDS,
 };
 use firewall_common::frame::Frame as _;
 use firewall_common::parse::{Addresses, Packet};
 
 use crate::handoff;
-use crate::maps::INGRESS_HANDOFF;
-use crate::packet::{Context as _, KernelFrame};
+use crate::maps::{INGRESS_HANDOFF, SYN};
+use crate::packet::{self, Context as _, KernelFrame, define_arguments, defined};
 use crate::world::{KernelWorld, state, tuple, words};
 use crate::{NO_NEXT, xdp_action};
 
@@ -38,6 +39,26 @@ const AF_INET6: u8 = 10;
 const NOT_FORWARDED: i64 = 4;
 const FORWARDS_NOTHING: i64 = 5;
 
+/// What a CPU has at hand for the SYN that it answers.
+#[repr(C)]
+pub struct Scratch {
+    /// The SYN's headers.
+    headers: Headers,
+    /// What is known of its destination.
+    own: Own,
+}
+
+/// The address that was last found to be this host's own, and when.
+#[repr(C)]
+struct Own {
+    destination: [u64; 2],
+    period: u64,
+}
+
+/// Bits of `jiffies` for which an address is believed to be this host's own: a quarter of a second at 1000 Hz, 2.5 s at 100 Hz. To
+/// look that up takes the kernel half as long as to make a cookie.
+const PERIOD_SHIFT: u32 = 8;
+
 /// Answers a SYN to a listening socket, if the kernel makes a cookie for it. What is not answered goes on as the rule says.
 #[xdp(frags)]
 #[inline(always)]
@@ -47,7 +68,11 @@ pub fn ingress_cookie(context: XdpContext) -> u32 {
     };
     let world = KernelWorld::<true>::new(context.ctx, context.unknown());
     let asked = handoff.to_asked();
-    match prepare(&context, &asked.packet).map(|answer| write(&context, &answer)) {
+    let answer = match asked.packet.addresses {
+        Addresses::V4 { .. } => prepare::<V4_WORDS>(&context, &asked.packet),
+        Addresses::V6 { .. } => prepare::<V6_WORDS>(&context, &asked.packet),
+    };
+    match answer.map(|answer| write(&context, &answer)) {
         None | Some(Written::Not) => xdp_action(cookie::not_answered(&asked, &world)),
         Some(Written::Whole) => {
             cookie::answered(&asked, &world);
@@ -57,20 +82,17 @@ pub fn ingress_cookie(context: XdpContext) -> u32 {
     }
 }
 
-/// What the frame is to become.
+/// The answer to a SYN.
 struct Answer {
     syn_ack: SynAck,
-    /// Destination and source of the Ethernet header.
-    hardware_addresses: [[u8; 6]; 2],
-    /// Where the IP header begins.
-    start: u32,
+    place: Place,
     /// Bytes of the SYN's frame.
     length: u32,
 }
 
-/// The answer to the SYN in the frame; `None` if the kernel has to see that.
+/// The answer to the SYN in the frame, whose IP header has so many words; `None` if the kernel has to see it.
 #[inline(always)]
-fn prepare(context: &XdpContext, packet: &Packet) -> Option<Answer> {
+fn prepare<const IP_WORDS: usize>(context: &XdpContext, packet: &Packet) -> Option<Answer> {
     let frame = KernelFrame::new(context);
     // SAFETY: the word is there; the loader may have changed it before it froze it, so it is not what stands here.
     let own = unsafe { (&raw const HARDWARE_ADDRESS).read_volatile() };
@@ -80,44 +102,32 @@ fn prepare(context: &XdpContext, packet: &Packet) -> Option<Answer> {
     if frame.full_len() != length {
         return None;
     }
-    let [destination, source] = *frame.view::<[[u8; 6]; 2]>(0)?;
-    let headers = load(context, packet, &place)?;
-    let sequence = cookie::sequence(packet, &headers, place.tcp_bytes)?;
-    if is_forwarded(context, packet) {
+    let scratch = defined::<true, _>(SYN.get_ptr_mut(0))?;
+    // SAFETY: the record is this CPU's own.
+    let Scratch { headers, own } = unsafe { &mut *scratch };
+    let sequence = headers.read::<IP_WORDS, _>(&frame, packet, &place)?;
+    if !own.is_own(context, packet) {
         return None;
     }
-    let (cookie, mss) = make(context, packet, &headers, place.tcp_bytes)?;
+    let (cookie, mss) = make::<IP_WORDS>(context, packet, headers, &place)?;
     Some(Answer {
         syn_ack: SynAck::new(packet, sequence, cookie, mss, mtu(context)),
-        hardware_addresses: [source, destination],
-        start: place.start,
+        place,
         length,
     })
-}
-
-/// The SYN's headers.
-#[inline(always)]
-fn load(context: &XdpContext, packet: &Packet, place: &Place) -> Option<Headers> {
-    let mut headers: Headers = [0; MAX_WORDS];
-    let bytes = place.tcp_bytes + ip_bytes(packet);
-    // SAFETY: as many bytes are written as the array has, or fewer.
-    let error =
-        unsafe { bpf_xdp_load_bytes(context.ctx, place.start, headers.as_mut_ptr().cast(), bytes) };
-    (error == 0).then_some(headers)
 }
 
 /// The cookie and the MSS that the kernel answers this SYN with; `None` where nobody listens, or it makes no cookie: it needs none, or
 /// the socket has more connections than it takes.
 #[inline(always)]
-fn make(
+fn make<const IP_WORDS: usize>(
     context: &XdpContext,
     packet: &Packet,
     headers: &Headers,
-    tcp_bytes: u32,
+    place: &Place,
 ) -> Option<(u32, u16)> {
     let key = connection::key(&packet.addresses, &packet.transport, 0, Local::Destination);
     let (mut tuple, size) = tuple(&key)?;
-    let ip_bytes = ip_bytes(packet);
     // SAFETY: the context is the program's own, the tuple is as long as `size` says, the headers as long as is said, and the
     // socket is given back.
     let made = unsafe {
@@ -128,6 +138,7 @@ fn make(
             BPF_F_CURRENT_NETNS as u64,
             0,
         );
+        define_arguments();
         if socket.is_null() {
             return None;
         }
@@ -136,21 +147,50 @@ fn make(
             bpf_tcp_gen_syncookie(
                 socket.cast(),
                 ip.cast(),
-                ip_bytes,
-                ip.byte_add(ip_bytes as usize).cast(),
-                tcp_bytes,
+                4 * IP_WORDS as u32,
+                ip.add(IP_WORDS).cast(),
+                place.tcp_bytes,
             )
         } else {
             // A connection that is being made or that has just ended, which the kernel knows more about.
             -1
         };
         bpf_sk_release(socket.cast());
+        define_arguments();
         made
     };
     (made >= 0).then_some((made as u32, (made >> 32) as u16))
 }
 
-/// Whether this host hands on to another what comes for that address; the socket that listens is then not the one meant.
+impl Own {
+    /// Whether what comes for that address comes for this host, as far as the routes say: what it hands on to another is not meant
+    /// for the socket that listens here, even if that listens at all addresses.
+    #[inline(always)]
+    fn is_own(&mut self, context: &XdpContext, packet: &Packet) -> bool {
+        let destination = match packet.addresses {
+            Addresses::V4 { destination, .. } => Key::mapped(destination),
+            Addresses::V6 { destination, .. } => destination,
+        };
+        // SAFETY: takes nothing.
+        let period = unsafe { bpf_jiffies64() } >> PERIOD_SHIFT;
+        let differs = self.destination[0] ^ destination[0]
+            | self.destination[1] ^ destination[1]
+            | self.period ^ period;
+        if differs == 0 {
+            return true;
+        }
+        if is_forwarded(context, packet) {
+            return false;
+        }
+        *self = Self {
+            destination,
+            period,
+        };
+        true
+    }
+}
+
+/// Whether this host hands on to another what comes for that address.
 #[inline(always)]
 fn is_forwarded(context: &XdpContext, packet: &Packet) -> bool {
     // SAFETY: plain integers, for which zeroes are a value.
@@ -184,6 +224,7 @@ fn is_forwarded(context: &XdpContext, packet: &Packet) -> bool {
             0,
         )
     };
+    define_arguments();
     !matches!(found, NOT_FORWARDED | FORWARDS_NOTHING)
 }
 
@@ -193,6 +234,7 @@ fn mtu(context: &XdpContext) -> u32 {
     let mut mtu = 0;
     // SAFETY: the helper writes one number. It says too whether the frame is larger, which does not matter.
     unsafe { bpf_check_mtu(context.ctx.cast(), 0, &raw mut mtu, 0, 0) };
+    define_arguments();
     mtu
 }
 
@@ -213,49 +255,38 @@ fn write(context: &XdpContext, answer: &Answer) -> Written {
         Addresses::V4 {
             source,
             destination,
-        } => write_over(context, answer, &answer.syn_ack.v4(source, destination)),
+        } => write_over::<ANSWER_V4, _>(context, answer, &answer.syn_ack.v4(source, destination)),
         Addresses::V6 {
             source,
             destination,
-        } => write_over(context, answer, &answer.syn_ack.v6(source, destination)),
+        } => write_over::<ANSWER_V6, _>(context, answer, &answer.syn_ack.v6(source, destination)),
     }
 }
 
+/// Cuts the frame to size and writes the first `BYTES` of `packet` to where the SYN's was.
 #[inline(always)]
-fn write_over<const BYTES: usize>(
+fn write_over<const BYTES: usize, const WORDS: usize>(
     context: &XdpContext,
     answer: &Answer,
-    packet: &[u8; BYTES],
+    packet: &[u64; WORDS],
 ) -> Written {
-    let change = answer.start as i32 + BYTES as i32 - answer.length as i32;
-    // SAFETY: no reference into the frame is used behind this.
-    if unsafe { bpf_xdp_adjust_tail(context.ctx, change) } != 0 {
+    const { assert!(BYTES <= 8 * WORDS) };
+    let change = answer.place.start as i32 + BYTES as i32 - answer.length as i32;
+    // SAFETY: nothing refers to the frame's bytes.
+    let error = unsafe { bpf_xdp_adjust_tail(context.ctx, change) };
+    define_arguments();
+    if error != 0 {
         return Written::Not;
     }
-    let store = |at: u32, bytes: &[u8]| {
-        // SAFETY: as many bytes are read as there are.
-        let error = unsafe {
-            bpf_xdp_store_bytes(
-                context.ctx,
-                at,
-                bytes.as_ptr().cast_mut().cast(),
-                bytes.len() as u32,
-            )
-        };
-        error == 0
+    let ethernet = answer.place.hardware.answered();
+    // SAFETY: there are as many bytes.
+    let written = unsafe {
+        packet::write::<12, _>(context, 0, ethernet.as_ptr())
+            && packet::write::<BYTES, _>(context, answer.place.start, packet.as_ptr())
     };
-    if store(0, answer.hardware_addresses.as_flattened()) && store(answer.start, packet) {
+    if written {
         Written::Whole
     } else {
         Written::InPart
-    }
-}
-
-/// Bytes of the IP header, which has no options.
-#[inline(always)]
-const fn ip_bytes(packet: &Packet) -> u32 {
-    match packet.addresses {
-        Addresses::V4 { .. } => IPV4_HEADER,
-        Addresses::V6 { .. } => IPV6_HEADER,
     }
 }

@@ -16,13 +16,10 @@ use crate::parse::transport::{TCP_HEADER, tcp_flag};
 use crate::parse::{Addresses, Packet, protocol};
 use crate::tables::World;
 
-/// Words of 32 bits that the headers of a SYN can have, those of IPv6 and of TCP with all its options.
-pub const MAX_WORDS: usize = (IPV6_HEADER + MAX_TCP_HEADER) as usize / 4;
-
 /// Bytes of an IPv4 header without options.
-pub const IPV4_HEADER: u32 = 20;
+const IPV4_HEADER: u32 = 20;
 /// Bytes of an IPv6 header.
-pub const IPV6_HEADER: u32 = 40;
+const IPV6_HEADER: u32 = 40;
 /// Bytes of a TCP header with as many options as it can have.
 const MAX_TCP_HEADER: u32 = 60;
 /// Bytes of the TCP header that answers: one option of four bytes.
@@ -62,9 +59,11 @@ pub fn not_answered<W: World>(asked: &Asked, world: &W) -> Decision {
     finish(asked, asked.by_rules, world)
 }
 
-/// Where a SYN has its headers: IP and right behind it TCP, and that is all.
+/// Where a SYN has its headers: Ethernet, IP and right behind it TCP, and that is all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
+    /// Destination and source of the Ethernet header.
+    pub hardware: Hardware,
     /// Offset of the IP header.
     pub start: u32,
     /// Bytes of the TCP header, 20 to 60.
@@ -75,10 +74,10 @@ pub struct Place {
 /// bridge hands on comes for others.
 #[inline(always)]
 pub fn place<F: Frame + ?Sized>(frame: &F, packet: &Packet, own: u64) -> Option<Place> {
-    let [destination, source] = frame.view::<[[u8; 6]; 2]>(0)?;
-    let is_own = own == 0 || hardware_address(*destination) == own;
-    if !is_own || (destination[0] | source[0]) & GROUP != 0 || !is_between_hosts(&packet.addresses)
-    {
+    let hardware = Hardware::of(frame.view(0)?);
+    let is_own = own == 0 || hardware.destination == own;
+    let is_group = (hardware.destination | hardware.source) & GROUP != 0;
+    if !is_own || is_group || !is_between_hosts(&packet.addresses) {
         return None;
     }
     let (start, header) = match ethernet::parse(frame).ok()? {
@@ -90,11 +89,48 @@ pub fn place<F: Frame + ?Sized>(frame: &F, packet: &Packet, own: u64) -> Option<
     let is_plain = packet.upper.start == start + header
         && tcp_bytes >= TCP_HEADER as u32
         && tcp_bytes <= MAX_TCP_HEADER;
-    is_plain.then_some(Place { start, tcp_bytes })
+    is_plain.then_some(Place {
+        hardware,
+        start,
+        tcp_bytes,
+    })
 }
 
-/// The bit of a hardware address's first byte that makes it one of several hosts.
-const GROUP: u8 = 1;
+/// The hardware addresses of a frame, as numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hardware {
+    /// To whom it goes.
+    pub destination: u64,
+    /// From whom it comes.
+    pub source: u64,
+}
+
+impl Hardware {
+    /// Those that a frame begins with.
+    #[inline(always)]
+    const fn of(bytes: &[[u8; 4]; 3]) -> Self {
+        let [a, b, c] = *bytes;
+        let (a, b, c) = (
+            u32::from_be_bytes(a) as u64,
+            u32::from_be_bytes(b) as u64,
+            u32::from_be_bytes(c) as u64,
+        );
+        Self {
+            destination: a << 16 | b >> 16,
+            source: (b & 0xffff) << 32 | c,
+        }
+    }
+
+    /// What the answer begins with: 12 bytes as they go over the wire.
+    #[inline(always)]
+    pub const fn answered(self) -> [u64; 2] {
+        let (to, from) = (self.source, self.destination);
+        [(to << 16 | from >> 32).to_be(), (from << 32).to_be()]
+    }
+}
+
+/// The bit of a hardware address that makes it one of several hosts.
+const GROUP: u64 = 1 << 40;
 
 /// A hardware address as a number.
 #[inline(always)]
@@ -118,33 +154,81 @@ const fn is_between_hosts(addresses: &Addresses) -> bool {
     }
 }
 
-/// A SYN's headers as they lie in the frame, at [`Place`], and zeros behind.
-pub type Headers = [u32; MAX_WORDS];
+/// A SYN's headers as they lie in the frame, and zeros behind. Aligned, because the compiler makes two words one where it likes, and
+/// on its stack a program must not have them at any address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Headers([u32; MAX_WORDS]);
 
-/// The sequence number of a SYN that the kernel would take: without data, and with right checksums. `None` for another.
-///
-/// A TCP checksum over the pseudo-header alone is right too: what comes from a host on the same machine has that, because the card
-/// was to do the rest (`CHECKSUM_PARTIAL`, include/linux/skbuff.h) and there was none.
-#[inline(always)]
-pub fn sequence(packet: &Packet, headers: &Headers, tcp_bytes: u32) -> Option<u32> {
-    let tcp = match packet.addresses {
-        Addresses::V4 { .. } => {
-            let (ip, tcp) = headers.split_at(IPV4_HEADER as usize / 4);
-            if folded(words(ip)) != u16::MAX {
-                return None;
-            }
-            tcp
+/// Words of 32 bits in an IPv4 header.
+pub const V4_WORDS: usize = IPV4_HEADER as usize / 4;
+/// Words in an IPv6 header.
+pub const V6_WORDS: usize = IPV6_HEADER as usize / 4;
+/// Words in a TCP header with as many options as it can have.
+const MAX_TCP_WORDS: usize = MAX_TCP_HEADER as usize / 4;
+/// Words in one without.
+const TCP_WORDS: usize = TCP_HEADER / 4;
+/// Words of all, and one more that makes them even.
+const MAX_WORDS: usize = V6_WORDS + MAX_TCP_WORDS + 1;
+
+impl Headers {
+    /// Nothing yet.
+    pub const EMPTY: Self = Self([0; MAX_WORDS]);
+
+    /// Copies the headers at `place`, of which IP's has so many words. Returns the sequence number if the kernel would take the SYN:
+    /// it brings no data, and its checksums are right.
+    ///
+    /// A TCP checksum over the pseudo-header alone is right too: what comes from a host on the same machine has that, because the
+    /// card was to do the rest (`CHECKSUM_PARTIAL`, include/linux/skbuff.h) and there was none.
+    #[inline(always)]
+    pub fn read<const IP_WORDS: usize, F: Frame + ?Sized>(
+        &mut self,
+        frame: &F,
+        packet: &Packet,
+        place: &Place,
+    ) -> Option<u32> {
+        let words = self.0.as_mut_slice();
+        let ip: &[[u8; 4]; IP_WORDS] = frame.view(place.start)?;
+        let mut sum = 0;
+        for (word, bytes) in words.iter_mut().zip(ip) {
+            *word = u32::from_ne_bytes(*bytes);
+            sum += u64::from(*word);
         }
-        Addresses::V6 { .. } => headers.split_at(IPV6_HEADER as usize / 4).1,
-    };
-    let tcp: &[u32; MAX_TCP_HEADER as usize / 4] = tcp.first_chunk()?;
-    if (u32::from_be(tcp[3]) >> 28) * 4 != tcp_bytes {
-        return None;
+        if IP_WORDS == V4_WORDS && folded(sum) != u16::MAX {
+            return None;
+        }
+        let start = place.start + 4 * IP_WORDS as u32;
+        let tcp: &[[u8; 4]; TCP_WORDS] = frame.view(start)?;
+        let [_, sequence, _, offset, checksum] = tcp.map(u32::from_be_bytes);
+        if (offset >> 28) * 4 != place.tcp_bytes {
+            return None;
+        }
+        let pseudo = folded(pseudo_header(&packet.addresses, place.tcp_bytes));
+        // A sum of words whose bytes lie the other way round is the sum with its bytes the other way round (RFC 1071, 2).
+        let mut sum = u64::from(pseudo.to_be());
+        for (word, bytes) in words.iter_mut().skip(IP_WORDS).zip(tcp) {
+            *word = u32::from_ne_bytes(*bytes);
+            sum += u64::from(*word);
+        }
+        let options = words.iter_mut().skip(IP_WORDS + TCP_WORDS);
+        let mut at = start + TCP_HEADER as u32;
+        for word in options.take(MAX_TCP_WORDS - TCP_WORDS) {
+            if at >= packet.upper.end {
+                break;
+            }
+            *word = u32::from_ne_bytes(*frame.view(at)?);
+            sum += u64::from(*word);
+            at += 4;
+        }
+        let is_left_to_the_card = pseudo == (checksum >> 16) as u16;
+        (is_left_to_the_card || folded(sum) == u16::MAX).then_some(sequence)
     }
-    let pseudo = pseudo_header(&packet.addresses, tcp_bytes);
-    let is_right = folded(pseudo + words(tcp)) == u16::MAX;
-    let is_left_to_the_card = folded(pseudo) == (u32::from_be(tcp[4]) >> 16) as u16;
-    (is_right || is_left_to_the_card).then_some(u32::from_be(tcp[1]))
+
+    /// Where they begin.
+    #[inline(always)]
+    pub const fn as_ptr(&self) -> *const u32 {
+        self.0.as_ptr()
+    }
 }
 
 /// What answers a SYN.
@@ -192,45 +276,46 @@ impl SynAck {
         }
     }
 
-    /// The answer over IPv4 between `source` and `destination`, the SYN's, from its IP header on.
+    /// The answer over IPv4 between `source` and `destination`, the SYN's, from its IP header on: [`ANSWER_V4`] bytes as they go over
+    /// the wire.
     #[inline(always)]
-    pub fn v4(&self, source: u32, destination: u32) -> [u8; ANSWER_V4] {
+    pub fn v4(&self, source: u32, destination: u32) -> [u64; ANSWER_V4.div_ceil(8)] {
         const LENGTH: u16 = (ANSWER_V4 - PADDING) as u16;
         const FIRST: u32 = (PLAIN_IPV4 as u32) << 24 | LENGTH as u32;
         /// Identification 0, as of what is never cut (RFC 6864, 4.1).
         const SECOND: u32 = DONT_FRAGMENT as u32;
         const THIRD: u32 = (HOP_LIMIT as u32) << 24 | (protocol::TCP as u32) << 16;
         let sum = [FIRST, SECOND, THIRD, source, destination];
-        let sum = sum.iter().fold(0, |sum, word| sum + u64::from(*word));
-        let third = THIRD | u32::from(!folded(sum));
-        let tcp = self.tcp();
-        joined(&[
-            FIRST,
-            SECOND,
-            third,
-            destination,
-            source,
-            tcp[0],
-            tcp[1],
-            tcp[2],
-            tcp[3],
-            tcp[4],
-            tcp[5],
-        ])
+        let third = THIRD | u32::from(!folded(self::words(&sum)));
+        let [a, b, c, d, e, f] = self.tcp();
+        [
+            joined(FIRST, SECOND),
+            joined(third, destination),
+            joined(source, a),
+            joined(b, c),
+            joined(d, e),
+            joined(f, 0),
+        ]
     }
 
-    /// The answer over IPv6 between `source` and `destination`, the SYN's, from its IP header on.
+    /// The answer over IPv6 between `source` and `destination`, the SYN's, from its IP header on: [`ANSWER_V6`] bytes as they go over
+    /// the wire.
     #[inline(always)]
-    pub fn v6(&self, source: [u64; 2], destination: [u64; 2]) -> [u8; ANSWER_V6] {
+    pub fn v6(&self, source: [u64; 2], destination: [u64; 2]) -> [u64; ANSWER_V6 / 8] {
         const FIRST: u32 = 6 << 28;
         const SECOND: u32 =
             (ANSWER_TCP_HEADER as u32) << 16 | (protocol::TCP as u32) << 8 | HOP_LIMIT as u32;
-        let [a, b, c, d] = halves(destination);
-        let [e, f, g, h] = halves(source);
-        let tcp = self.tcp();
-        joined(&[
-            FIRST, SECOND, a, b, c, d, e, f, g, h, tcp[0], tcp[1], tcp[2], tcp[3], tcp[4], tcp[5],
-        ])
+        let [a, b, c, d, e, f] = self.tcp();
+        [
+            joined(FIRST, SECOND),
+            destination[0].to_be(),
+            destination[1].to_be(),
+            source[0].to_be(),
+            source[1].to_be(),
+            joined(a, b),
+            joined(c, d),
+            joined(e, f),
+        ]
     }
 
     /// The TCP header.
@@ -244,21 +329,16 @@ impl SynAck {
             0,
             u32::from(OPTION_MSS) << 16 | u32::from(self.mss),
         ];
-        let sum = words.iter().fold(0, |sum, word| sum + u64::from(*word));
-        let sum = sum + pseudo_header(&self.addresses, ANSWER_TCP_HEADER as u32);
+        let sum = self::words(&words) + pseudo_header(&self.addresses, ANSWER_TCP_HEADER as u32);
         words[4] = u32::from(!folded(sum)) << 16;
         words
     }
 }
 
-/// The words as they go over the wire, and zeros behind.
+/// Two words as they go over the wire.
 #[inline(always)]
-fn joined<const WORDS: usize, const BYTES: usize>(words: &[u32; WORDS]) -> [u8; BYTES] {
-    let mut bytes = [0; BYTES];
-    for (place, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
-        *place = word.to_be_bytes();
-    }
-    bytes
+const fn joined(first: u32, second: u32) -> u64 {
+    ((first as u64) << 32 | second as u64).to_be()
 }
 
 /// Sum of the pseudo-header of a TCP segment of so many bytes (RFC 9293, 3.1; RFC 8200, 8.1), not folded. Both ways have the same.
@@ -275,20 +355,16 @@ fn pseudo_header(addresses: &Addresses, bytes: u32) -> u64 {
         } => {
             let [a, b, c, d] = halves(source);
             let [e, f, g, h] = halves(destination);
-            [a, b, c, d, e, f, g, h]
-                .iter()
-                .fold(0, |sum, word| sum + u64::from(*word))
+            words(&[a, b, c, d, e, f, g, h])
         }
     };
     ends + u64::from(bytes) + u64::from(protocol::TCP)
 }
 
-/// Sum of words as they lie in the frame.
+/// Sum of words.
 #[inline(always)]
 fn words(words: &[u32]) -> u64 {
-    words
-        .iter()
-        .fold(0, |sum, word| sum + u64::from(u32::from_be(*word)))
+    words.iter().fold(0, |sum, word| sum + u64::from(*word))
 }
 
 /// The Internet checksum's sum (RFC 1071) of 32-bit words: their 16-bit halves added up with the carries.

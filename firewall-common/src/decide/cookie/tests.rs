@@ -6,6 +6,7 @@ use etherparse::{
     IpNumber, Ipv4Header, NetSlice, PacketBuilder, SlicedPacket, TransportSlice, VlanId,
 };
 use proptest::prelude::*;
+use zerocopy::IntoBytes as _;
 
 use super::*;
 use crate::parse::{Parsed, parse};
@@ -55,21 +56,15 @@ fn packet(frame: &[u8]) -> Packet {
     }
 }
 
-/// What the kernel copies of the frame.
-fn headers(frame: &[u8], place: &Place, packet: &Packet) -> Headers {
-    let bytes = &frame[place.start as usize..packet.upper.end as usize];
-    let mut headers = [0; MAX_WORDS];
-    for (word, bytes) in headers.iter_mut().zip(bytes.chunks(4)) {
-        *word = u32::from_ne_bytes(bytes.try_into().unwrap());
-    }
-    headers
-}
-
 /// The sequence number of a frame that may be answered.
 fn sequence_of(frame: &[u8]) -> Option<u32> {
     let packet = packet(frame);
     let place = place(frame, &packet, hardware_address(OWN))?;
-    sequence(&packet, &headers(frame, &place, &packet), place.tcp_bytes)
+    let mut headers = Headers::EMPTY;
+    match packet.addresses {
+        Addresses::V4 { .. } => headers.read::<V4_WORDS, _>(frame, &packet, &place),
+        Addresses::V6 { .. } => headers.read::<V6_WORDS, _>(frame, &packet, &place),
+    }
 }
 
 fn patched(frame: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
@@ -153,6 +148,9 @@ fn only_what_comes_from_one_host_to_this_one_is_answered() {
         let placed = |frame: &[u8], own: u64| place(frame, &packet, own).is_some();
         let own = hardware_address(OWN);
         assert!(placed(frame, own));
+        let hardware = place(&frame[..], &packet, own).unwrap().hardware;
+        let answered = [OTHER, OWN].concat();
+        assert_eq!(hardware.answered().as_bytes()[..12], answered[..]);
         assert!(placed(frame, 0), "its own address is not known");
         assert!(!placed(frame, own + 1), "for another host");
         for at in [0, 6] {
@@ -226,8 +224,8 @@ proptest! {
             mss,
         };
         let bytes = match answer.addresses {
-            Addresses::V4 { source, destination } => answer.v4(source, destination).to_vec(),
-            Addresses::V6 { source, destination } => answer.v6(source, destination).to_vec(),
+            Addresses::V4 { source, destination } => answer.v4(source, destination).as_bytes()[..ANSWER_V4].to_vec(),
+            Addresses::V6 { source, destination } => answer.v6(source, destination).as_bytes().to_vec(),
         };
         let sliced = SlicedPacket::from_ip(&bytes).unwrap();
         let Some(TransportSlice::Tcp(tcp)) = &sliced.transport else {
