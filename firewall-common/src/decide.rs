@@ -191,13 +191,12 @@ pub fn by_rules<F: Frame + ?Sized, W: World>(
     let decision = by_policy(&parsed, &tables, world).unwrap_or(BROKEN);
     match parsed {
         Parsed::Ip(packet) => {
-            let asked = Asked::new(&packet, decision, 0);
             if !decision.accepts() && connection::may_answer(&packet.transport, world) {
-                refused(&asked)
+                refused(&Asked::new(&packet, decision, 0))
             } else if decision.outcome().has_terms() {
-                terms(&asked)
+                terms(&Asked::new(&packet, decision, 0))
             } else {
-                finish(&asked, decision, world)
+                conclude(&packet, decision, world)
             }
         }
         Parsed::Arp | Parsed::LinkLayer => counted(decision, bytes, world),
@@ -250,11 +249,16 @@ fn finish<W: World>(asked: &Asked, decision: Decision, world: &W) -> Decision {
     if matches!(packet.fragment, Fragment::First) {
         fragment::remember(packet, *identification, decision, world);
     }
+    conclude(packet, decision, world)
+}
+
+/// Counts what was decided of a packet.
+#[inline(always)]
+fn conclude<W: World>(packet: &Packet, decision: Decision, world: &W) -> Decision {
     let outcome = decision.outcome();
-    let transport = &packet.transport;
-    world.count(outcome.counter(), tally(packet));
+    let sequence = world.count(outcome.counter(), tally(packet));
     if outcome.is_default() && !outcome.accepts() && !outcome.says_port() {
-        world.knock(transport, tally(packet));
+        world.knock(&packet.transport, tally(packet), sequence);
     }
     decision
 }

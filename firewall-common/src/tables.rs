@@ -37,11 +37,11 @@ pub trait World {
     /// generation. `None` where there is none.
     fn tables(&self) -> Option<Self::Tables>;
 
-    /// Adds one packet to the counter in `slot`.
-    fn count(&self, slot: u32, tally: Tally);
+    /// Adds one packet to the counter in `slot`. Returns how many there are, as far as that fits; 0 if there is no such counter.
+    fn count(&self, slot: u32, tally: Tally) -> u32;
 
-    /// Counts a packet that no rule names the port of.
-    fn knock(&self, transport: &Transport, tally: Tally);
+    /// Counts a packet that no rule names the port of; `sequence` is another number for each.
+    fn knock(&self, transport: &Transport, tally: Tally, sequence: u32);
 
     /// Monotonic time in ns. To a jiffy is good enough unless it is to be `precise`, which takes longer.
     fn now_ns(&self, precise: bool) -> u64;
@@ -253,11 +253,12 @@ impl<'a, C: Fn(u32, Tally)> World for HostWorld<'a, C> {
         Some(HostTables(self.image))
     }
 
-    fn count(&self, slot: u32, tally: Tally) {
+    fn count(&self, slot: u32, tally: Tally) -> u32 {
         (self.count)(slot, tally);
+        0
     }
 
-    fn knock(&self, _: &Transport, _: Tally) {}
+    fn knock(&self, _: &Transport, _: Tally, _: u32) {}
 
     fn now_ns(&self, _: bool) -> u64 {
         self.now_ns

@@ -93,23 +93,27 @@ impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
     }
 
     #[inline(always)]
-    fn count(&self, slot: u32, tally: Tally) {
+    fn count(&self, slot: u32, tally: Tally) -> u32 {
         if let Some(counter) = defined::<CAREFUL, _>(COUNTERS.get_ptr_mut(slot)) {
             // SAFETY: the slot is this CPU's own; ingress and egress run in softirq context, one at a time, but for packets
             // that a process sends, whose count an interrupt could at worst overwrite by one.
-            unsafe { (*counter).add(tally.bytes, tally.opens) };
+            unsafe {
+                (*counter).add(tally.bytes, tally.opens);
+                return (*counter).packets as u32;
+            }
         }
+        0
     }
 
     #[inline(always)]
-    fn knock(&self, transport: &Transport, tally: Tally) {
+    fn knock(&self, transport: &Transport, tally: Tally, sequence: u32) {
         if transport.selector.is_none() {
             return;
         }
         let key = knock::port_key(transport.protocol, transport.value);
         if let Some(set) = defined::<CAREFUL, _>(KNOCKS.get_ptr_mut(knock::Set::index(key))) {
             // SAFETY: as for counters.
-            unsafe { (*set).count(key, tally.bytes, tally.opens) };
+            unsafe { (*set).count(key, sequence, tally.bytes, tally.opens) };
         }
     }
 

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::command;
 use crate::command::ban::Ban;
 use crate::command::flows::Filter;
+use crate::command::ports::Ports;
 use crate::command::unban::Unban;
 use crate::kernel::attach::ModeChoice;
 use crate::output::{Format, Output, Refused};
@@ -61,6 +62,8 @@ enum Verb {
         #[arg(long)]
         watch: bool,
     },
+    /// What comes for which port: those that rules name, and those most knocked at that none does.
+    Ports(Ports),
     /// What this host has opened and may be answered, the most recent first.
     Flows {
         /// A guarded interface; all of its network namespace share their flows.
@@ -110,6 +113,7 @@ pub fn run() -> ExitCode {
         Verb::Stats { interfaces, watch } => {
             command::stats::run(&interfaces.interface, watch, &output)
         }
+        Verb::Ports(ports) => command::ports::run(&ports, &output),
         Verb::Flows { interface, filter } => command::flows::run(&interface, &filter, &output),
         Verb::Ban(ban) => command::ban::run(&ban, &output),
         Verb::Unban(unban) => command::unban::run(&unban, &output),

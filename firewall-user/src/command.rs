@@ -6,12 +6,15 @@ pub(crate) mod bans;
 pub(crate) mod check;
 pub(crate) mod detach;
 pub(crate) mod flows;
+pub(crate) mod ports;
 pub(crate) mod rules;
 pub(crate) mod stats;
 pub(crate) mod status;
 pub(crate) mod unban;
 
 use anyhow::{Context as _, Result, bail};
+
+use crate::cli::Interfaces;
 
 use crate::kernel::guard::{Found, Guard};
 use crate::kernel::interface::{self, Interface};

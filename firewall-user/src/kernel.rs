@@ -10,6 +10,7 @@ pub mod guard;
 pub mod image;
 pub mod instance;
 pub mod interface;
+mod knocks;
 mod mapped;
 pub mod offload;
 pub mod pins;

@@ -90,6 +90,9 @@ pub const NOT_FROM_A_FRAME: &[(DropReason, &str)] = &[
     (DropReason::FlowState, FLOWS),
     (DropReason::FlowExpired, FLOWS),
     (DropReason::IcmpRate, FLOWS),
+    (DropReason::Banned, LIMITS),
+    (DropReason::RateLimit, LIMITS),
+    (DropReason::EgressRateLimit, LIMITS),
     (DropReason::EgressNoRule, EGRESS),
     (DropReason::EgressMalformed, EGRESS),
     (DropReason::EgressFragment, EGRESS_FRAGMENTS),
@@ -116,6 +119,10 @@ pub const NOT_PASSED_BY_A_FRAME: &[(PassReason, &str)] = &[
         "takes a cookie of this host: namespaces/replies.rs: \
          a_rule_for_new_connections_alone_serves_them_with_syn_cookies_too",
     ),
+    (
+        PassReason::SynCookie,
+        "takes a flood: namespaces/cookies.rs; limits.rs",
+    ),
     (PassReason::EgressDefault, EGRESS),
     (PassReason::EgressReply, EGRESS),
     (PassReason::EgressEssential, EGRESS),
@@ -123,6 +130,7 @@ pub const NOT_PASSED_BY_A_FRAME: &[(PassReason, &str)] = &[
     (PassReason::EgressFragment, EGRESS_FRAGMENTS),
 ];
 
+const LIMITS: &str = "takes others before: limits.rs, namespaces/limits.rs and namespaces/bans.rs";
 const FLOWS: &str =
     "takes a packet that left before: flows.rs, namespaces/replies.rs and decide/flow/tests.rs";
 const EGRESS_FRAGMENTS: &str = "is about what leaves: namespaces/fragments.rs: what_leaves_in_fragments_leaves_whole_or_not_at_all";

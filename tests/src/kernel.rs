@@ -193,7 +193,7 @@ impl Kernel {
         for key in keys {
             map.remove(&key)?;
         }
-        let limits = self.instance.ebpf().map_mut("LIMITS");
+        let limits = self.instance.ebpf().map_mut("ADMITTED");
         let mut limits = PerCpuArray::<_, u64>::try_from(limits.context("no limits")?)?;
         for kind in 0..Limited::COUNT as u32 {
             let processors = aya::util::nr_cpus().map_err(|(_, error)| error)?;

@@ -278,7 +278,7 @@ impl World for NoTables {
         None
     }
 
-    fn knock(&self, _: &Transport, _: Tally) {}
+    fn knock(&self, _: &Transport, _: Tally, _: u32) {}
 
     fn now_ns(&self, _: bool) -> u64 {
         0
@@ -314,8 +314,9 @@ impl World for NoTables {
 
     fn remember_fragment(&self, _: &FragmentKey, _: bool) {}
 
-    fn count(&self, slot: u32, _: Tally) {
+    fn count(&self, slot: u32, _: Tally) -> u32 {
         assert_eq!(slot, DropReason::BrokenTables.counter());
+        0
     }
 }
 

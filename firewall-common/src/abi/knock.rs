@@ -1,8 +1,10 @@
 //! Ports that packets come for although no rule names them: the ones most knocked at, in a table of bounded size.
 //!
-//! Each CPU has its own, of sets of four ports. A port that comes new takes the place of the one that has come least often, and
-//! goes on from its rank ("space-saving": Metwally et al., ICDT 2005), so that one that comes often stays, whatever a scan brings in
-//! between. What is counted is not inherited: a count is what came since the port has its place, and so never too high.
+//! Each CPU has its own, of sets of two ports, a cache line each. A port that comes again gains rank; one that comes new takes a rank
+//! from whoever has the lower one of its set, and his place when there is none left ("frequent": Misra & Gries, Science of Computer
+//! Programming 2(2), 1982). So one that comes often stays, whatever a scan brings in between. A count is what came since the port has
+//! its place, and so never too high. Where both places are taken, only one newcomer in [`CONTEST`] may try: most of a scan then
+//! costs two comparisons.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -10,12 +12,16 @@ use super::counter::Counter;
 
 /// Name of the per-CPU array of [`Set`]s.
 pub const MAP_KNOCKS: &str = "KNOCKS";
-/// Sets, a power of two: 1,024 ports and 40 KiB a CPU.
-pub const SETS: u32 = 256;
+/// Sets, a power of two: 2,048 ports and 64 KiB a CPU.
+pub const SETS: u32 = 1 << SET_BITS;
+const SET_BITS: u32 = 10;
 /// Ports in a set.
-pub const WAYS: usize = 4;
+pub const WAYS: usize = 2;
 
-/// Four ports.
+/// Of so many newcomers one takes a rank, a power of two.
+pub const CONTEST: u32 = 16;
+
+/// Two ports.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -39,7 +45,7 @@ pub struct Knocked {
     pub counter: Counter,
 }
 
-const _: () = assert!(size_of::<Set>() == 4 * 32);
+const _: () = assert!(size_of::<Set>() == 64);
 
 /// `protocol << 16 | port`, which is not 0.
 #[inline(always)]
@@ -62,35 +68,37 @@ impl Set {
     /// Index of the set that a port belongs to: a multiplication by 2^32 / golden ratio spreads neighbours.
     #[inline(always)]
     pub const fn index(key: u32) -> u32 {
-        key.wrapping_mul(0x9e37_79b1) >> 24
+        key.wrapping_mul(0x9e37_79b1) >> (32 - SET_BITS)
     }
 
-    /// Counts a packet for the port with this key.
+    /// Counts a packet for the port with this key; `sequence` is another number for each.
     #[inline(always)]
-    pub fn count(&mut self, key: u32, bytes: u32, opens: bool) {
-        let mut place = 0;
-        let mut least = u32::MAX;
-        for (way, port) in self.ports.iter().enumerate() {
-            if port.port == key {
-                place = way;
-                break;
+    pub fn count(&mut self, key: u32, sequence: u32, bytes: u32, opens: bool) {
+        let [first, second] = &mut self.ports;
+        let knocked = if first.port == key {
+            first
+        } else if second.port == key {
+            second
+        } else if second.port != 0 && sequence & (CONTEST - 1) != 0 {
+            return;
+        } else {
+            let lower = if first.rank <= second.rank {
+                first
+            } else {
+                second
+            };
+            if lower.rank != 0 {
+                lower.rank -= 1;
+                return;
             }
-            if port.rank < least {
-                least = port.rank;
-                place = way;
-            }
-        }
-        let knocked = &mut self.ports[place & (WAYS - 1)];
-        if knocked.port != key {
-            knocked.port = key;
-            knocked.counter = Counter::default();
-        }
+            lower.port = key;
+            lower.counter = Counter::default();
+            lower
+        };
         knocked.rank = knocked.rank.saturating_add(1);
         knocked.counter.add(bytes, opens);
     }
 }
-
-const _: () = assert!(SETS == 256);
 
 #[cfg(test)]
 mod tests {
@@ -99,9 +107,11 @@ mod tests {
     #[test]
     fn a_port_that_comes_often_stays_through_a_scan() {
         let mut sets = [Set::default(); SETS as usize];
+        let mut sequence = 0;
         let mut knock = |port: u16| {
             let key = port_key(6, port);
-            sets[Set::index(key) as usize].count(key, 60, true);
+            sequence += 1;
+            sets[Set::index(key) as usize].count(key, sequence, 60, true);
         };
         for port in 1..=u16::MAX {
             knock(port);

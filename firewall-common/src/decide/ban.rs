@@ -11,7 +11,7 @@ use crate::abi::ban::{
 use crate::abi::flow::Key;
 use crate::abi::image::header;
 use crate::hash;
-use crate::parse::Packet;
+use crate::parse::{Addresses, Packet};
 use crate::tables::{Tables, World};
 use crate::word::Word;
 
@@ -41,9 +41,15 @@ pub enum Family {
 /// inconsistent.
 #[inline(always)]
 pub fn holds<T: Tables, W: World>(packet: &Packet, tables: &T, world: &W) -> Option<bool> {
-    let (source, is_v4) = terms::source(packet);
-    let family = if is_v4 { Family::V4 } else { Family::V6 };
-    if !any(family, world.bans()) || !is_banned(source, family, world) {
+    let family = match packet.addresses {
+        Addresses::V4 { .. } => Family::V4,
+        Addresses::V6 { .. } => Family::V6,
+    };
+    if !any(family, world.bans()) {
+        return Some(false);
+    }
+    let (source, _) = terms::source(packet);
+    if !is_banned(source, family, world) {
         return Some(false);
     }
     Some(!is_never_banned(source, tables)?)

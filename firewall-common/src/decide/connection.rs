@@ -54,12 +54,10 @@ pub fn decide<F: Frame + ?Sized, W: World>(
         Answer::OutOfWindow => Decision::dropped(DropReason::TcpOutOfWindow),
         Answer::WrongState => Decision::dropped(DropReason::FlowState),
         Answer::Expired => Decision::dropped(DropReason::FlowExpired),
+        // A connection that a banned or limited source has opened itself is just what is to be held back.
+        Answer::NoFlow | Answer::NoTable if refused.outcome().is_held() => return refused,
         Answer::NoFlow | Answer::NoTable => refused,
     };
-    // A connection that a banned or limited source has opened itself is just what is to be held back.
-    if refused.outcome().is_held() {
-        return unknown;
-    }
     // The flow may have missed what went another way or was let through without it, so where the kernel knows the connection,
     // its word counts, and the next packet that leaves sets the flow right. A SYN alone opens a connection and cannot belong
     // to one.

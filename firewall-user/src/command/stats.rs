@@ -44,6 +44,12 @@ struct Named {
     name: String,
     packets: u64,
     bytes: u64,
+    /// TCP connections that they open.
+    connections: u64,
+    /// Packets that it would have accepted, had they not been over its limit.
+    limited: u64,
+    #[serde(skip)]
+    limited_bytes: u64,
     #[serde(skip)]
     accepts: bool,
     #[serde(skip)]
@@ -65,6 +71,8 @@ struct Port {
     port: u16,
     packets: u64,
     bytes: u64,
+    /// TCP connections that they open, let in or not.
+    connections: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -134,11 +142,18 @@ fn read(name: &str, guard: &Guard) -> Result<Stats> {
         .rules
         .iter()
         .map(|rule| {
-            let Counter { packets, bytes, .. } = sums.rule(&rule.name);
+            let Counter {
+                packets,
+                bytes,
+                connections,
+            } = sums.rule(&rule.name);
             Named {
                 name: rule.name.clone(),
                 packets,
                 bytes,
+                connections,
+                limited: sums.over(&rule.name).packets,
+                limited_bytes: sums.over(&rule.name).bytes,
                 accepts: rule.action == "accept",
                 is_egress: rule.is_egress(),
             }
@@ -148,13 +163,18 @@ fn read(name: &str, guard: &Guard) -> Result<Stats> {
         .ports
         .iter()
         .map(|&(protocol, port)| {
-            let Counter { packets, bytes, .. } = sums.port((protocol, port));
+            let Counter {
+                packets,
+                bytes,
+                connections,
+            } = sums.port((protocol, port));
             Port {
                 protocol: names::protocol_name(protocol)
                     .map_or_else(|| protocol.to_string(), str::to_owned),
                 port,
                 packets,
                 bytes,
+                connections,
             }
         })
         .collect();
@@ -307,6 +327,22 @@ fn show(stats: &Stats, since: Option<(Duration, &Stats)>, output: &Output) -> Re
                     rule.name.clone(),
                     sum(rule.packets, rule.bytes),
                     then.map(|then| sum(then.packets, then.bytes)),
+                )
+            })
+            .collect(),
+    );
+    section(
+        "over the limit, by rule",
+        stats
+            .rules
+            .iter()
+            .filter(|rule| rule.limited > 0)
+            .map(|rule| {
+                let then = old.and_then(|old| old.rules.iter().find(|then| then.name == rule.name));
+                (
+                    rule.name.clone(),
+                    sum(rule.limited, rule.limited_bytes),
+                    then.map(|then| sum(then.limited, then.limited_bytes)),
                 )
             })
             .collect(),

@@ -17,7 +17,7 @@
 
 mod growth;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -31,6 +31,7 @@ use firewall_common::abi::{
     MAP_CONTROL, MAP_COUNTERS, MAP_FRAGMENTS, MAP_IMAGES, SLOTS,
     ban::{self, MAP_BAN_SETTINGS, MAP_BANS},
     control::Control,
+    counter::Counter,
     image::Line,
     knock::MAP_KNOCKS,
     limit::{MAP_LIMIT_SETTINGS, MAP_LIMITS},
@@ -44,6 +45,7 @@ use super::flows::{self, Fill, FlowTable, LiveFlow, Wanted};
 use super::image::{self, Place};
 use super::instance::Instance;
 use super::interface::{Interface, Mode};
+use super::knocks;
 use super::pins::{self, Hook, Pins};
 use super::programs;
 use super::record::Record;
@@ -349,6 +351,15 @@ impl Guard {
     /// What the kernel says.
     pub fn bans(&self) -> Result<BanTable> {
         BanTable::open(&self.pins)
+    }
+
+    /// What came for ports that no rule names, by protocol number and port: those knocked at most.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn knocks(&self) -> Result<BTreeMap<(u8, u16), Counter>> {
+        knocks::read(&self.pins)
     }
 
     /// How full the flow table is.

@@ -54,6 +54,10 @@ pub struct Rule {
     pub packets: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// TCP connections that they open.
+    pub connections: u64,
+    /// Packets over its limit.
+    pub limited: u64,
 }
 
 /// The counter of a reason.
@@ -80,6 +84,8 @@ pub struct Port {
     pub packets: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// TCP connections that they open.
+    pub connections: u64,
 }
 
 /// Everything in one direction.

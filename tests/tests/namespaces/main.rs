@@ -1,5 +1,6 @@
 //! The command and the program at work: real traffic through guarded veth interfaces in network namespaces.
 
+mod bans;
 mod command;
 mod control;
 mod cookies;
@@ -9,6 +10,7 @@ mod flows;
 mod forwarding;
 mod fragments;
 mod growth;
+mod limits;
 mod link_layer;
 mod multicast;
 mod probe;

@@ -41,11 +41,12 @@ impl World for Memory {
         None
     }
 
-    fn count(&self, slot: u32, _: Tally) {
+    fn count(&self, slot: u32, _: Tally) -> u32 {
         self.counted.borrow_mut().push(slot);
+        0
     }
 
-    fn knock(&self, _: &Transport, _: Tally) {}
+    fn knock(&self, _: &Transport, _: Tally, _: u32) {}
 
     fn now_ns(&self, _: bool) -> u64 {
         0
