@@ -4,6 +4,7 @@ pub mod address;
 pub mod ban;
 pub mod classify;
 pub mod connection;
+pub mod cookie;
 pub mod egress;
 pub mod essential;
 pub mod flow;
@@ -147,7 +148,7 @@ pub fn decide<F: Frame + ?Sized, W: World>(frame: &F, world: &W) -> Decision {
     let last = |asked: &Asked| terms::struck(asked, world, |asked| finish(asked, BROKEN, world));
     let refused = |asked: &Asked| beyond_rules(frame, asked, world, last);
     let strike = |asked: &Asked| terms::struck(asked, world, refused);
-    let cookie = |asked: &Asked| finish(asked, Decision::passed(PassReason::SynCookie), world);
+    let cookie = |asked: &Asked| cookie::answered(asked, world);
     let terms = |asked: &Asked| terms::arriving(asked, world, refused, cookie, strike);
     let fragment = |packet: &Packet| fragment::decide(frame, packet, world, refused, terms);
     by_rules(frame, world, fragment, refused, terms)

@@ -5,6 +5,7 @@
 #![feature(asm_experimental_arch)]
 
 mod clock;
+mod cookie;
 mod flows;
 mod handoff;
 mod maps;

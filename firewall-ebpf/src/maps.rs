@@ -18,6 +18,7 @@ use firewall_common::abi::{
 };
 use firewall_common::tables::Limited;
 
+use crate::cookie::Scratch;
 use crate::word::KernelWord;
 use crate::world::Admitted;
 
@@ -84,6 +85,10 @@ pub static EGRESS_NEXT: ProgramArray<2> = ProgramArray::new();
 /// How many packets of each [`Limited`] kind have been let in lately.
 #[btf_map]
 pub static ADMITTED: PerCpuArray<Admitted, { Limited::COUNT }> = PerCpuArray::new();
+
+/// What is at hand for a SYN that is answered.
+#[btf_map]
+pub static SYN: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 /// The bans of this interface; user space makes the table, of the size that is wanted.
 #[btf_map]

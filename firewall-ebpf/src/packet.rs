@@ -117,17 +117,62 @@ impl<C: Context> Frame for KernelFrame<'_, C> {
 
     #[inline(always)]
     fn view<T: Wire>(&self, offset: u32) -> Option<&T> {
-        // No offset is larger; a comparison would tell the verifier the same, but make it follow every offset apart.
-        let start = self.context.start() + (offset & MAX_OFFSET) as usize;
-        if end_of::<T>(start) > self.context.end() {
-            return None;
-        }
-        // SAFETY: the kernel's packet does not begin at address 0.
-        unsafe { core::hint::assert_unchecked(start != 0) };
-        // SAFETY: the bytes lie between start and end, T may be any bytes at any address, and nothing in this program
-        // writes to the packet.
+        let start = address_of::<T, _>(self.context, offset)?;
+        // SAFETY: the bytes lie between start and end, T may be any bytes at any address, and what writes to the packet holds
+        // no view of it ([`write`]).
         Some(unsafe { &*(start as *const T) })
     }
+}
+
+/// Writes `BYTES` bytes from `source` on, which is aligned to 8, over those at `offset`; whether the frame reaches that far. Nobody
+/// may hold a [`Frame::view`] of them. It goes by words, where the compiler would copy each byte by itself.
+///
+/// # Safety
+///
+/// There are so many bytes at `source`.
+#[inline(always)]
+pub unsafe fn write<const BYTES: usize, C: Context>(
+    context: &C,
+    offset: u32,
+    source: *const u64,
+) -> bool {
+    let Some(start) = address_of::<[u8; BYTES], _>(context, offset) else {
+        return false;
+    };
+    // SAFETY: the bytes lie between start and end, and nothing refers to them; the source has them too. The machine writes words
+    // at any address.
+    unsafe {
+        let mut done = 0;
+        while done + 8 <= BYTES {
+            (start as *mut u64)
+                .byte_add(done)
+                .write_unaligned(source.byte_add(done).read());
+            done += 8;
+        }
+        if done + 4 <= BYTES {
+            let word = source.byte_add(done).cast::<u32>().read();
+            (start as *mut u32).byte_add(done).write_unaligned(word);
+            done += 4;
+        }
+        if done + 2 <= BYTES {
+            let word = source.byte_add(done).cast::<u16>().read();
+            (start as *mut u16).byte_add(done).write_unaligned(word);
+        }
+    }
+    true
+}
+
+/// The address of a `T` at `offset`, if all of it lies in the frame's first buffer.
+#[inline(always)]
+fn address_of<T, C: Context>(context: &C, offset: u32) -> Option<usize> {
+    // No offset is larger; a comparison would tell the verifier the same, but make it follow every offset apart.
+    let start = context.start() + (offset & MAX_OFFSET) as usize;
+    if end_of::<T>(start) > context.end() {
+        return None;
+    }
+    // SAFETY: the kernel's packet does not begin at address 0.
+    unsafe { core::hint::assert_unchecked(start != 0) };
+    Some(start)
 }
 
 /// The end of a `T` at `start`, hidden from the compiler. It would turn `start + 1 > end` into `start >= end`, from which the verifier

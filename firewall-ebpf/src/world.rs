@@ -31,10 +31,10 @@ use crate::state::{KernelBans, KernelLimits};
 use crate::tables::KernelTables;
 
 /// TCP states in which a socket is no end of a connection (include/net/tcp_states.h).
-mod state {
+pub mod state {
     pub(super) const SYN_SENT: u32 = 2;
     pub(super) const CLOSE: u32 = 7;
-    pub(super) const LISTEN: u32 = 10;
+    pub const LISTEN: u32 = 10;
 }
 
 /// Bits of `jiffies` that make a period: a second and a little at 1000 Hz, four at 250 Hz, ten at 100 Hz.
@@ -164,25 +164,8 @@ impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
 
     #[inline(always)]
     fn has_connection(&self, key: &FlowKey) -> bool {
-        let lower = key.local[1];
-        let is_v4 = FlowKey::is_mapped(key.local);
-        if is_v4 != FlowKey::is_mapped(key.remote) {
+        let Some((mut tuple, size)) = tuple(key) else {
             return false;
-        }
-        // SAFETY: a union of plain integers, for which zeroes are a value.
-        let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
-        let size = if is_v4 {
-            tuple.__bindgen_anon_1.ipv4.saddr = (key.remote[1] as u32).to_be();
-            tuple.__bindgen_anon_1.ipv4.daddr = (lower as u32).to_be();
-            tuple.__bindgen_anon_1.ipv4.sport = key.remote_port.to_be();
-            tuple.__bindgen_anon_1.ipv4.dport = key.local_port.to_be();
-            12
-        } else {
-            tuple.__bindgen_anon_1.ipv6.saddr = words(key.remote);
-            tuple.__bindgen_anon_1.ipv6.daddr = words(key.local);
-            tuple.__bindgen_anon_1.ipv6.sport = key.remote_port.to_be();
-            tuple.__bindgen_anon_1.ipv6.dport = key.local_port.to_be();
-            36
         };
         // SAFETY: the context is the program's own, the tuple is as long as `size` says, and the socket is given back.
         unsafe {
@@ -321,8 +304,36 @@ pub extern "C" fn firewall_give_ban(upper: u64, lower: u64, rule: u64, for_ns: u
     ban::give(&ban, now_ns, &KernelBans::<true>) as u64
 }
 
+/// The ends of a connection as the kernel looks sockets up, and the size of what is used of that. `None` where they are not of
+/// one family.
 #[inline(always)]
-const fn words(address: [u64; 2]) -> [u32; 4] {
+pub fn tuple(key: &FlowKey) -> Option<(bpf_sock_tuple, u32)> {
+    let lower = key.local[1];
+    let is_v4 = FlowKey::is_mapped(key.local);
+    if is_v4 != FlowKey::is_mapped(key.remote) {
+        return None;
+    }
+    // SAFETY: a union of plain integers, for which zeroes are a value.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let size = if is_v4 {
+        tuple.__bindgen_anon_1.ipv4.saddr = (key.remote[1] as u32).to_be();
+        tuple.__bindgen_anon_1.ipv4.daddr = (lower as u32).to_be();
+        tuple.__bindgen_anon_1.ipv4.sport = key.remote_port.to_be();
+        tuple.__bindgen_anon_1.ipv4.dport = key.local_port.to_be();
+        12
+    } else {
+        tuple.__bindgen_anon_1.ipv6.saddr = words(key.remote);
+        tuple.__bindgen_anon_1.ipv6.daddr = words(key.local);
+        tuple.__bindgen_anon_1.ipv6.sport = key.remote_port.to_be();
+        tuple.__bindgen_anon_1.ipv6.dport = key.local_port.to_be();
+        36
+    };
+    Some((tuple, size))
+}
+
+/// An address as the kernel's records have it.
+#[inline(always)]
+pub const fn words(address: [u64; 2]) -> [u32; 4] {
     let [upper, lower] = address;
     [
         ((upper >> 32) as u32).to_be(),

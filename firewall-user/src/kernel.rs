@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod bans;
+pub mod cookies;
 pub mod counters;
 pub mod description;
 pub mod flows;

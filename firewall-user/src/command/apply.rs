@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{bans, interface};
 use crate::kernel::attach::{self, ModeChoice};
+use crate::kernel::cookies::{self, Made};
 use crate::kernel::flows::Wanted;
 use crate::kernel::guard::{Found, Guard, remove_stale};
 use crate::kernel::interface::{Interface, Kind, Mode};
@@ -45,6 +46,9 @@ pub(crate) fn run(file: &Path, names: &[String], mode: ModeChoice, output: &Outp
     privilege::require()?;
     let _turn = lock::exclusive()?;
     pins::ensure_bpffs()?;
+    if answers_syns(&loaded) {
+        refuse_useless_cookies(output)?;
+    }
     // All must be fit to be guarded before the first is touched.
     let mut targets: Vec<(Interface, Found)> = Vec::new();
     for name in names {
@@ -159,6 +163,9 @@ fn apply(
             (guard, true)
         }
     };
+    if answers_syns(loaded) && guard.mode == Mode::Native {
+        warn_of_lost_tags(interface, output)?;
+    }
     Ok(Applied {
         interface: interface.name.clone(),
         changed,
@@ -190,6 +197,44 @@ fn set_up_flows(
         ))?;
     }
     Ok(())
+}
+
+/// Whether a rule has `syn-cookies`.
+fn answers_syns(loaded: &Loaded) -> bool {
+    let mut rules = loaded.rule_set.rules.iter();
+    rules.any(|rule| rule.terms.syn_cookies.is_some())
+}
+
+/// `syn-cookies` needs a kernel that makes them, and says when.
+fn refuse_useless_cookies(output: &Output) -> Result<()> {
+    match cookies::made()? {
+        Made::Never => bail!(
+            "a rule has syn-cookies, but with net.ipv4.tcp_syncookies = 0 the kernel makes none; run \
+             `sysctl -w net.ipv4.tcp_syncookies=2`, or remove syn-cookies from the file"
+        ),
+        Made::InNeed => output.aside(
+            "note: with net.ipv4.tcp_syncookies = 1 SYNs above the rate of syn-cookies are answered with them only while the \
+             queue of the listening socket is full; `sysctl -w net.ipv4.tcp_syncookies=2` has that begin at the rate",
+        ),
+        Made::Always => Ok(()),
+    }
+}
+
+/// What a program in the driver sends has no VLAN tag where the card has taken it out of what came.
+fn warn_of_lost_tags(interface: &Interface, output: &Output) -> Result<()> {
+    let name = &interface.name;
+    match cookies::untagged_vlans(interface) {
+        Ok(vlans) if vlans.is_empty() => Ok(()),
+        Ok(vlans) => output.aside(format_args!(
+            "warning: {name} takes VLAN tags out of frames, and answers of syn-cookies leave without them: who connects through \
+             {} in a flood gets none; switch that off with `ethtool -K {name} rxvlan off`",
+            vlans.join(", "),
+        )),
+        Err(error) => output.aside(format_args!(
+            "warning: answers of syn-cookies reach VLANs only if {name} leaves their tags in frames, and the kernel does not tell \
+             whether it does ({error:#}); see `ethtool -k {name}`, rx-vlan-offload",
+        )),
+    }
 }
 
 /// `[vlans]` cannot hold where the card takes the tags away.

@@ -108,6 +108,7 @@ pub struct Guard {
     /// What is in force.
     pub description: Description,
     place: Place,
+    hardware_address: Option<[u8; 6]>,
 }
 
 impl Guard {
@@ -161,6 +162,7 @@ impl Guard {
             egress_id,
             description,
             place,
+            hardware_address: interface.hardware_address,
         })))
     }
 
@@ -216,6 +218,7 @@ impl Guard {
         };
         let of_namespace = table.pin(pins)?;
         let mut instance = Instance::load_over(
+            interface.hardware_address,
             roomy(description).max(INITIAL_COUNTERS),
             of_namespace
                 .iter()

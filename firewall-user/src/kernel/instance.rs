@@ -8,11 +8,11 @@ use aya::maps::{Array, Map, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{Program, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use firewall_common::abi::{
-    EGRESS_NEXT_FRAGMENT, EGRESS_NEXT_OPENS, INGRESS_NEXT_FRAGMENT, INGRESS_NEXT_REFUSED,
-    INGRESS_NEXT_STRIKE, INGRESS_NEXT_TERMS, MAP_CONTROL, MAP_COUNTERS, MAP_EGRESS_NEXT,
-    MAP_INGRESS_NEXT, PROGRAM_CLOCK, PROGRAM_EGRESS, PROGRAM_EGRESS_FRAGMENT, PROGRAM_EGRESS_OPENS,
-    PROGRAM_INGRESS, PROGRAM_INGRESS_FRAGMENT, PROGRAM_INGRESS_REFUSED, PROGRAM_INGRESS_STRIKE,
-    PROGRAM_INGRESS_TERMS,
+    EGRESS_NEXT_FRAGMENT, EGRESS_NEXT_OPENS, INGRESS_NEXT_COOKIE, INGRESS_NEXT_FRAGMENT,
+    INGRESS_NEXT_REFUSED, INGRESS_NEXT_STRIKE, INGRESS_NEXT_TERMS, MAP_CONTROL, MAP_COUNTERS,
+    MAP_EGRESS_NEXT, MAP_INGRESS_NEXT, PROGRAM_CLOCK, PROGRAM_EGRESS, PROGRAM_EGRESS_FRAGMENT,
+    PROGRAM_EGRESS_OPENS, PROGRAM_INGRESS, PROGRAM_INGRESS_COOKIE, PROGRAM_INGRESS_FRAGMENT,
+    PROGRAM_INGRESS_REFUSED, PROGRAM_INGRESS_STRIKE, PROGRAM_INGRESS_TERMS,
     ban::MAP_BANS,
     control::Control,
     counter::{Counter, MAX_SLOTS, MIN_SLOTS},
@@ -20,6 +20,7 @@ use firewall_common::abi::{
     image::Line,
     limit::MAP_LIMITS,
 };
+use firewall_common::decide::cookie;
 
 use super::bans::BanTable;
 use super::counters;
@@ -31,6 +32,8 @@ use super::state::{self, Sizes};
 /// The eBPF object, built by this crate's build script.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/firewall-ebpf"));
 
+/// The programs' constant that says for which hardware address they may answer.
+const HARDWARE_ADDRESS: &str = "HARDWARE_ADDRESS";
 /// The programs' constant that says whether [`MAP_TEST_CLOCK`] has the time.
 const CLOCK_IS_SET: &str = "CLOCK_IS_SET";
 const MAP_TEST_CLOCK: &str = "TEST_CLOCK";
@@ -115,13 +118,14 @@ impl Instance {
         Ok(instance)
     }
 
-    /// Like [`Self::load`], but with those maps that are pinned at `shared`, by name, and tables of state of these `sizes` unless they
-    /// are among them.
+    /// Like [`Self::load`], but for an interface with this hardware address, with those maps that are pinned at `shared`, by name,
+    /// and tables of state of these `sizes` unless they are among them.
     ///
     /// # Errors
     ///
     /// What the kernel says. All of `shared` must be there: aya would make and pin what is not.
     pub(super) fn load_over(
+        hardware_address: Option<[u8; 6]>,
         counters: u32,
         shared: Vec<(&'static str, PathBuf)>,
         sizes: Option<Sizes>,
@@ -130,6 +134,8 @@ impl Instance {
         for (name, path) in shared {
             loader.map_pin_path(name, path);
         }
+        let own = hardware_address.map_or(0, cookie::hardware_address);
+        loader.override_global(HARDWARE_ADDRESS, &own, true);
         Self::load_from(loader, counters, sizes)
     }
 
@@ -161,6 +167,11 @@ impl Instance {
                 PROGRAM_INGRESS_FRAGMENT,
             ),
             (MAP_INGRESS_NEXT, INGRESS_NEXT_TERMS, PROGRAM_INGRESS_TERMS),
+            (
+                MAP_INGRESS_NEXT,
+                INGRESS_NEXT_COOKIE,
+                PROGRAM_INGRESS_COOKIE,
+            ),
             (
                 MAP_INGRESS_NEXT,
                 INGRESS_NEXT_STRIKE,
@@ -269,11 +280,12 @@ impl Instance {
 }
 
 /// The programs of the object.
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 10] = [
     PROGRAM_INGRESS,
     PROGRAM_INGRESS_FRAGMENT,
     PROGRAM_INGRESS_REFUSED,
     PROGRAM_INGRESS_TERMS,
+    PROGRAM_INGRESS_COOKIE,
     PROGRAM_INGRESS_STRIKE,
     PROGRAM_EGRESS,
     PROGRAM_EGRESS_OPENS,

@@ -40,12 +40,16 @@ pub struct Interface {
     pub index: u32,
     /// Largest packet in bytes, without Ethernet header.
     pub mtu: u32,
+    /// Its hardware address, if that is one of Ethernet.
+    pub hardware_address: Option<[u8; 6]>,
     /// Whether it is the loopback interface.
     pub is_loopback: bool,
     /// Whether its frames begin with an Ethernet header.
     pub is_ethernet: bool,
     /// What it stands on, where that is no card.
     pub kind: Option<Kind>,
+    /// Index of the interface that this is a VLAN of.
+    pub vlan_of: Option<u32>,
     /// XDP programs attached, by mode and program id.
     pub xdp: Vec<(Mode, u32)>,
 }
@@ -110,22 +114,30 @@ fn read(message: rtnetlink::packet_route::link::LinkMessage) -> Option<Interface
         name: String::new(),
         index: message.header.index,
         mtu: 0,
+        hardware_address: None,
         is_loopback: message.header.flags.contains(LinkFlags::Loopback),
         is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         kind: None,
+        vlan_of: None,
         xdp: Vec::new(),
     };
+    let mut below = None;
+    let mut is_vlan = false;
     for attribute in message.attributes {
         match attribute {
+            LinkAttribute::Link(index) => below = Some(index),
             LinkAttribute::IfName(name) => interface.name = name,
+            LinkAttribute::Address(bytes) => interface.hardware_address = bytes.try_into().ok(),
             LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
             LinkAttribute::LinkInfo(information) => {
                 interface.kind = information.iter().find_map(kind);
+                is_vlan = information.contains(&LinkInfo::Kind(InfoKind::Vlan));
             }
             LinkAttribute::Xdp(xdp) => interface.xdp = attached(&xdp),
             _ => {}
         }
     }
+    interface.vlan_of = below.filter(|_| is_vlan);
     (!interface.name.is_empty()).then_some(interface)
 }
 

@@ -3,6 +3,7 @@
 mod bans;
 mod command;
 mod control;
+mod cookies;
 mod egress;
 mod faults;
 mod flows;

@@ -86,7 +86,7 @@ impl Guard {
             self.open(name)?;
         }
         let shared = SHARED.map(|name| (name, self.pins.map(name)));
-        let mut instance = Instance::load_over(room, shared.into(), None)?;
+        let mut instance = Instance::load_over(self.hardware_address, room, shared.into(), None)?;
         // Whatever is at work has its counters pinned, and when one of the programs is, both are.
         pin_map(&mut instance, MAP_COUNTERS, &self.pins.counters(number))?;
         for hook in Hook::ALL {
