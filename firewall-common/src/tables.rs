@@ -20,6 +20,7 @@ use crate::decide::flow::HostFlows;
 #[cfg(not(target_arch = "bpf"))]
 use crate::decide::limit::HostLimits;
 use crate::decide::limit::{self, Demand, Limits};
+use crate::decide::terms;
 use crate::parse::{IpHeader, Transport, transport::TCP_HEADER};
 
 /// Everything outside the packet that a decision depends on or changes.
@@ -54,7 +55,7 @@ pub trait World {
     fn has_ban(&self, address: [u64; 2], length: u32) -> bool {
         ban::has(
             &Prefix::of(address, length),
-            self.now_ns(false),
+            || self.now_ns(false),
             self.bans(),
         )
     }
@@ -68,6 +69,16 @@ pub trait World {
             now_ns,
             self.bans(),
         );
+    }
+
+    /// Whether a packet of `bytes` is within the limit of the ingress rule with this number, and that is all that there is to be asked
+    /// ([`terms::is_simply_within`]).
+    #[inline(always)]
+    fn is_simply_within(&self, source: [u64; 2], number: u32, bytes: u32) -> bool
+    where
+        Self: Sized,
+    {
+        terms::is_simply_within(source, number, bytes, self)
     }
 
     /// Whether a token bucket has what is asked of it, which is then taken ([`limit::take`]). Of small buckets the time must be precise.

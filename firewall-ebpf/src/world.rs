@@ -21,6 +21,7 @@ use firewall_common::abi::{
 use firewall_common::decide::ban;
 use firewall_common::decide::flow::Flows as _;
 use firewall_common::decide::limit::{self, Demand, Key};
+use firewall_common::decide::terms;
 use firewall_common::parse::{IpHeader, Transport, transport::TCP_HEADER};
 use firewall_common::tables::{Limited, Tally, World};
 
@@ -137,6 +138,13 @@ impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
     fn give_ban(&self, source: [u64; 2], rule: u32, for_ns: u64) {
         let [upper, lower] = source;
         defined::<CAREFUL, _>(firewall_give_ban(upper, lower, rule.into(), for_ns));
+    }
+
+    #[inline(always)]
+    fn is_simply_within(&self, source: [u64; 2], number: u32, bytes: u32) -> bool {
+        let [upper, lower] = source;
+        let within = firewall_is_within(upper, lower, number.into(), bytes.into());
+        defined::<CAREFUL, _>(within) != 0
     }
 
     #[inline(always)]
@@ -261,7 +269,17 @@ pub extern "C" fn firewall_has_ban(upper: u64, lower: u64, length: u64) -> u64 {
     define_saved();
     let prefix = Prefix::of([upper, lower], length as u32);
     let bans = KernelBans::<true>;
-    u64::from(ban::has(&prefix, now_ns(false), &bans))
+    u64::from(ban::has(&prefix, || now_ns(false), &bans))
+}
+
+/// Whether a packet is within its rule's limit and that is all, 1 or 0. A global function, as [`firewall_has_ban`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn firewall_is_within(upper: u64, lower: u64, number: u64, bytes: u64) -> u64 {
+    define_saved();
+    let world = KernelWorld::<true>::new(core::ptr::null_mut::<c_void>(), 0);
+    let within = terms::is_simply_within([upper, lower], number as u32, bytes as u32, &world);
+    u64::from(within)
 }
 
 /// Whether a token bucket has what is asked of it, 1 or 0; `whose` is `more 24 | kind 8 | rule 32`. A global function, as

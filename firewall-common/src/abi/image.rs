@@ -319,6 +319,12 @@ impl Outcome {
         Self(self.0 | Self::TERMS)
     }
 
+    /// The same, and its terms have been kept.
+    #[inline(always)]
+    pub const fn without_terms(self) -> Self {
+        Self(self.0 & !Self::TERMS)
+    }
+
     /// The same, of what rules accept and a ban or limit holds back.
     #[inline(always)]
     pub const fn held(self) -> Self {

@@ -104,9 +104,9 @@ pub fn is_banned<W: World>(address: [u64; 2], family: Family, world: &W) -> bool
     false
 }
 
-/// Whether this very prefix is banned at `now_ns`.
+/// Whether this very prefix is banned. The time is asked for behind the filter.
 #[inline(always)]
-pub fn has<B: Bans>(prefix: &Prefix, now_ns: u64, bans: &B) -> bool {
+pub fn has<B: Bans>(prefix: &Prefix, now_ns: impl Fn() -> u64, bans: &B) -> bool {
     let Some(settings) = bans.settings() else {
         return false;
     };
@@ -118,6 +118,7 @@ pub fn has<B: Bans>(prefix: &Prefix, now_ns: u64, bans: &B) -> bool {
     if !may_be {
         return false;
     }
+    let now_ns = now_ns();
     let place = Place::at(hash);
     for probe in 0..PROBES {
         let Some(bucket) = bans.bucket(place.bucket(probe, settings)) else {

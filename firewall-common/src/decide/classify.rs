@@ -4,7 +4,7 @@
 //! means. A service knows the first rule without addresses; a row of cells, which stands for an address or a pair of them,
 //! the first rule without service, and in the service's column the first one that names both.
 
-use super::{Decision, address, ban, tally};
+use super::{Decision, address, ban, tally, terms};
 use crate::abi::image::{Candidate, Entry, Outcome, Page, Selector, Service, column, header};
 use crate::abi::reason::DropReason;
 use crate::parse::{Addresses, Packet, Transport};
@@ -35,12 +35,17 @@ pub fn decide<T: Tables, W: World>(
         outcome,
         hits,
     } = find(&packet.addresses, &packet.transport, at, tables)?;
-    let decision =
-        if at == header::INGRESS && outcome.accepts() && ban::holds(packet, tables, world)? {
-            Decision::held(DropReason::Banned, DropReason::Banned.counter())
-        } else {
-            Decision::by_rules(number, outcome)
-        };
+    let decision = if at != header::INGRESS || !outcome.accepts() {
+        Decision::by_rules(number, outcome)
+    } else if ban::holds(packet, tables, world)? {
+        Decision::held(DropReason::Banned, DropReason::Banned.counter())
+    } else if outcome.has_terms()
+        && world.is_simply_within(terms::source(packet).0, number, packet.frame_bytes)
+    {
+        Decision::by_rules(number, outcome.without_terms())
+    } else {
+        Decision::by_rules(number, outcome)
+    };
     if hits != 0 && !decision.outcome().says_port() {
         world.count(hits, tally(packet));
     }

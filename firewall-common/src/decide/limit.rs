@@ -100,7 +100,10 @@ pub fn take<L: Limits>(demand: &Demand, now_ns: u64, limits: &L) -> bool {
         if demand.cost_ns > demand.tolerance_ns {
             return false;
         }
-        if claim(line, owner, now_ns.wrapping_add(demand.cost_ns), now_ns) {
+        // Who has used up all that there is says as much as who was refused.
+        let is_last = demand.cost_ns.wrapping_add(demand.cost_ns) > demand.tolerance_ns;
+        let until = now_ns.wrapping_add(demand.cost_ns);
+        if claim(line, owner.marked(is_last), until, now_ns) {
             return true;
         }
         if key.kind as u64 != Kind::Source as u64 {
@@ -143,11 +146,13 @@ fn charge<W: Word>(
             return false;
         }
         if bucket.until.swap(until, new) {
-            // Full again, so not over any more.
-            if until <= now_ns && bucket.owner.load() == owner.marked(true).0 {
-                bucket
-                    .owner
-                    .swap(owner.marked(true).0, owner.marked(false).0);
+            // Who has used up all that there is says as much as who was refused; whose bucket was full is not over any more.
+            let is_over = new.wrapping_add(cost_ns) > latest;
+            if is_over || until <= now_ns {
+                let (old, marked) = (owner.marked(!is_over).0, owner.marked(is_over).0);
+                if bucket.owner.load() == old {
+                    bucket.owner.swap(old, marked);
+                }
             }
             return true;
         }

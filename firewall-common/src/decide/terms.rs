@@ -111,21 +111,53 @@ fn of<W: World>(number: u32, at: u32, world: &W) -> Option<Terms> {
     Some(Terms::from_line(tables.line(line)?))
 }
 
+/// Whether a limit is all that there is to be asked of an ingress rule with terms, and a packet of `source` is within it. What is not is
+/// asked once more, with all that may follow.
+#[inline(always)]
+pub fn is_simply_within<W: World>(source: [u64; 2], number: u32, bytes: u32, world: &W) -> bool {
+    let Some(Terms {
+        over,
+        limit: Some(limit),
+        cookies: None,
+        ..
+    }) = of(number, header::INGRESS, world)
+    else {
+        return false;
+    };
+    let units = match limit.unit {
+        Unit::Packets => 1,
+        Unit::Bytes => u64::from(bytes),
+        Unit::Connections => return false,
+    };
+    world.take(&Demand::new(key(source, over, &limit), &limit.rate, units))
+}
+
+/// Whose bucket a packet of `source` is for.
+#[inline(always)]
+fn key(source: [u64; 2], rule: u32, limit: &Limit) -> Key {
+    match limit.per_source {
+        None => Key::shared(rule, 0),
+        Some([v4, v6]) => {
+            let length = u32::from(if FlowKey::is_mapped(source) { v4 } else { v6 });
+            Key {
+                source: Prefix::of(source, length).address,
+                rule,
+                more: 0,
+                kind: Kind::Source,
+            }
+        }
+    }
+}
+
 /// Whether the packet is within the rule's limit, if there is one.
 #[inline(always)]
 fn within<W: World>(packet: &Packet, terms: &Terms, world: &W) -> bool {
-    let Some(Limit {
-        rate,
-        unit,
-        per_source,
-    }) = &terms.limit
-    else {
+    let Some(limit) = &terms.limit else {
         return true;
     };
     let limits = world.limits();
-    let (source, is_v4) = source(packet);
     let mut conversation = None;
-    let units = match unit {
+    let units = match limit.unit {
         Unit::Packets => 1,
         Unit::Bytes => u64::from(packet.frame_bytes),
         Unit::Connections => match packet.transport.selector {
@@ -141,19 +173,8 @@ fn within<W: World>(packet: &Packet, terms: &Terms, world: &W) -> bool {
             _ => return true,
         },
     };
-    let key = match per_source {
-        None => Key::shared(terms.over, 0),
-        Some([v4, v6]) => {
-            let length = u32::from(if is_v4 { *v4 } else { *v6 });
-            Key {
-                source: Prefix::of(source, length).address,
-                rule: terms.over,
-                more: 0,
-                kind: Kind::Source,
-            }
-        }
-    };
-    let taken = world.take(&Demand::new(key, rate, units));
+    let key = key(source(packet).0, terms.over, limit);
+    let taken = world.take(&Demand::new(key, &limit.rate, units));
     if let Some(key) = conversation
         && taken
     {

@@ -117,7 +117,7 @@ fn what_a_killed_growth_has_left_is_cleared_up() -> Result<()> {
     let foreign = u64::from(other.program().info()?.id());
     ensure!(grown != before && grown != foreign, "a program of its own");
     let map = MapInfo::from_pin(pins.join("COUNTERS_1"))?;
-    ensure!(map.max_entries() == 1 << 17, "{}", map.max_entries());
+    ensure!(map.max_entries() == 1 << 18, "{}", map.max_entries());
 
     // Killed when the new program was at work, but not yet pinned under its name.
     fs::rename(pins.join("program"), pins.join("program-next"))?;

@@ -162,6 +162,19 @@ fn no_flood_lifts_the_limit_of_a_source_that_is_over_it() {
 }
 
 #[test]
+fn who_has_used_up_his_burst_is_remembered_without_being_refused() {
+    let lines = lines(64);
+    let limits = limits(&lines);
+    let rate = Rate::new(1, 86_400, 1);
+    let sources = 4 * 4 * lines.len() as u64;
+    let admitted =
+        (0..sources).filter(|&source| take(&of_source(source), &rate, 1, SECOND, &limits));
+    assert!(admitted.count() >= 2 * lines.len());
+    let again = (0..sources).filter(|&source| take(&of_source(source), &rate, 1, SECOND, &limits));
+    assert_eq!(again.count(), 0);
+}
+
+#[test]
 fn where_all_are_over_newcomers_share_a_bucket() {
     let lines = lines(1);
     let limits = limits(&lines);
