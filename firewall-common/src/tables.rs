@@ -20,7 +20,7 @@ use crate::decide::flow::HostFlows;
 #[cfg(not(target_arch = "bpf"))]
 use crate::decide::limit::HostLimits;
 use crate::decide::limit::{self, Demand, Limits};
-use crate::decide::terms;
+use crate::decide::terms::{self, Simply};
 use crate::parse::{IpHeader, Transport, transport::TCP_HEADER};
 
 /// Everything outside the packet that a decision depends on or changes.
@@ -71,14 +71,13 @@ pub trait World {
         );
     }
 
-    /// Whether a packet of `bytes` is within the limit of the ingress rule with this number, and that is all that there is to be asked
-    /// ([`terms::is_simply_within`]).
+    /// What the limit of the ingress rule with this number says of a packet of `bytes`, if that is all ([`terms::simply`]).
     #[inline(always)]
-    fn is_simply_within(&self, source: [u64; 2], number: u32, bytes: u32) -> bool
+    fn simply(&self, source: [u64; 2], number: u32, bytes: u32) -> Simply
     where
         Self: Sized,
     {
-        terms::is_simply_within(source, number, bytes, self)
+        terms::simply(source, number, bytes, self)
     }
 
     /// Whether a token bucket has what is asked of it, which is then taken ([`limit::take`]). Of small buckets the time must be precise.

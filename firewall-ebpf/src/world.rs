@@ -21,7 +21,7 @@ use firewall_common::abi::{
 use firewall_common::decide::ban;
 use firewall_common::decide::flow::Flows as _;
 use firewall_common::decide::limit::{self, Demand, Key};
-use firewall_common::decide::terms;
+use firewall_common::decide::terms::{self, Simply};
 use firewall_common::parse::{IpHeader, Transport, transport::TCP_HEADER};
 use firewall_common::tables::{Limited, Tally, World};
 
@@ -141,10 +141,10 @@ impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
     }
 
     #[inline(always)]
-    fn is_simply_within(&self, source: [u64; 2], number: u32, bytes: u32) -> bool {
+    fn simply(&self, source: [u64; 2], number: u32, bytes: u32) -> Simply {
         let [upper, lower] = source;
-        let within = firewall_is_within(upper, lower, number.into(), bytes.into());
-        defined::<CAREFUL, _>(within) != 0
+        let simply = firewall_simply(upper, lower, number.into(), bytes.into());
+        Simply::from_word(defined::<CAREFUL, _>(simply))
     }
 
     #[inline(always)]
@@ -272,14 +272,13 @@ pub extern "C" fn firewall_has_ban(upper: u64, lower: u64, length: u64) -> u64 {
     u64::from(ban::has(&prefix, || now_ns(false), &bans))
 }
 
-/// Whether a packet is within its rule's limit and that is all, 1 or 0. A global function, as [`firewall_has_ban`].
+/// What a limit says of a packet, if that is all, as the word of a [`Simply`]. A global function, as [`firewall_has_ban`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn firewall_is_within(upper: u64, lower: u64, number: u64, bytes: u64) -> u64 {
+pub extern "C" fn firewall_simply(upper: u64, lower: u64, number: u64, bytes: u64) -> u64 {
     define_saved();
     let world = KernelWorld::<true>::new(core::ptr::null_mut::<c_void>(), 0);
-    let within = terms::is_simply_within([upper, lower], number as u32, bytes as u32, &world);
-    u64::from(within)
+    terms::simply([upper, lower], number as u32, bytes as u32, &world).to_word()
 }
 
 /// Whether a token bucket has what is asked of it, 1 or 0; `whose` is `more 24 | kind 8 | rule 32`. A global function, as

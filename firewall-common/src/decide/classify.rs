@@ -4,7 +4,8 @@
 //! means. A service knows the first rule without addresses; a row of cells, which stands for an address or a pair of them,
 //! the first rule without service, and in the service's column the first one that names both.
 
-use super::{Decision, address, ban, tally, terms};
+use super::terms::{self, Simply};
+use super::{Decision, address, ban, tally};
 use crate::abi::image::{Candidate, Entry, Outcome, Page, Selector, Service, column, header};
 use crate::abi::reason::DropReason;
 use crate::parse::{Addresses, Packet, Transport};
@@ -39,10 +40,12 @@ pub fn decide<T: Tables, W: World>(
         Decision::by_rules(number, outcome)
     } else if ban::holds(packet, tables, world)? {
         Decision::held(DropReason::Banned, DropReason::Banned.counter())
-    } else if outcome.has_terms()
-        && world.is_simply_within(terms::source(packet).0, number, packet.frame_bytes)
-    {
-        Decision::by_rules(number, outcome.without_terms())
+    } else if outcome.has_terms() {
+        match world.simply(terms::source(packet).0, number, packet.frame_bytes) {
+            Simply::Not => Decision::by_rules(number, outcome),
+            Simply::Within => Decision::by_rules(number, outcome.without_terms()),
+            Simply::Over(slot) => Decision::held(DropReason::RateLimit, slot),
+        }
     } else {
         Decision::by_rules(number, outcome)
     };

@@ -111,25 +111,61 @@ fn of<W: World>(number: u32, at: u32, world: &W) -> Option<Terms> {
     Some(Terms::from_line(tables.line(line)?))
 }
 
-/// Whether a limit is all that there is to be asked of an ingress rule with terms, and a packet of `source` is within it. What is not is
-/// asked once more, with all that may follow.
+/// What a limit says of a packet, where a limit is all that there is to be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Simply {
+    /// There is more to be asked.
+    Not,
+    /// It is within the limit.
+    Within,
+    /// It is not, and counts in this slot.
+    Over(u32),
+}
+
+impl Simply {
+    /// As one word: the kernel asks through a function that returns no more.
+    #[inline(always)]
+    pub const fn to_word(self) -> u64 {
+        match self {
+            Self::Not => 0,
+            Self::Within => 1,
+            Self::Over(slot) => 2 | (slot as u64) << 2,
+        }
+    }
+
+    /// From that word.
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        match word & 3 {
+            0 => Self::Not,
+            1 => Self::Within,
+            _ => Self::Over((word >> 2) as u32),
+        }
+    }
+}
+
+/// What the limit of an ingress rule with terms says of a packet of `source`, if it has nothing else that may follow.
 #[inline(always)]
-pub fn is_simply_within<W: World>(source: [u64; 2], number: u32, bytes: u32, world: &W) -> bool {
+pub fn simply<W: World>(source: [u64; 2], number: u32, bytes: u32, world: &W) -> Simply {
     let Some(Terms {
         over,
         limit: Some(limit),
         cookies: None,
-        ..
+        ban: None,
     }) = of(number, header::INGRESS, world)
     else {
-        return false;
+        return Simply::Not;
     };
     let units = match limit.unit {
         Unit::Packets => 1,
         Unit::Bytes => u64::from(bytes),
-        Unit::Connections => return false,
+        Unit::Connections => return Simply::Not,
     };
-    world.take(&Demand::new(key(source, over, &limit), &limit.rate, units))
+    if world.take(&Demand::new(key(source, over, &limit), &limit.rate, units)) {
+        Simply::Within
+    } else {
+        Simply::Over(over)
+    }
 }
 
 /// Whose bucket a packet of `source` is for.
