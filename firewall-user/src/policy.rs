@@ -16,7 +16,7 @@ use crate::counters::Slots;
 use crate::kernel::description::{DescribedRule, Description, Policy};
 use crate::kernel::interface;
 use crate::rules::compile::{Compiled, compile};
-use crate::rules::model::{Action, AddressSet, Direction, Protocol, Rule};
+use crate::rules::model::{Action, AddressSet, Direction, Per, Protocol, Rate, Rule, Terms, Unit};
 use crate::rules::names::{self, IcmpFamily};
 use crate::rules::{Diagnostic, Loaded};
 
@@ -127,7 +127,32 @@ fn warnings(loaded: &Loaded, compiled: &Compiled) -> Vec<Diagnostic> {
         warnings.push(warning.help("remove it, or move it before the rules that cover it"));
     }
     warnings.extend(egress_holes(loaded));
+    warnings.extend(limited_answers(loaded));
     warnings
+}
+
+/// Limits that hold for answers too. What leaves from a port that a rule accepts is no flow of this host's, and so what comes back is
+/// what the rule accepts; a rule that names the ports that are served has no such.
+fn limited_answers(loaded: &Loaded) -> Vec<Diagnostic> {
+    let rules = loaded.rule_set.rules.iter().enumerate();
+    let is_wide = |rule: &Rule| {
+        let is_udp = matches!(
+            rule.protocol,
+            Protocol::Any | Protocol::Number(protocol::UDP)
+        );
+        let is_any =
+            (rule.ports.as_deref()).is_none_or(|ports| matches!(ports, [(0..=1, u16::MAX)]));
+        rule.terms.limit.is_some() && is_udp && is_any && rule.direction == Direction::Ingress
+    };
+    rules
+        .filter(|(_, rule)| is_wide(rule))
+        .map(|(index, _)| {
+            let message =
+                "the limit of this rule also counts the answers to what this host asks over UDP";
+            let warning = loaded.rule_warning(index, message, "accepts UDP for any port");
+            warning.help("name the protocol and the ports that are served")
+        })
+        .collect()
 }
 
 /// What egress rules do not hold for. Whatever answers what is let in leaves, and of UDP and the like nobody can tell an answer
@@ -250,6 +275,49 @@ fn matches(loaded: &Loaded, rule: &Rule) -> String {
         if let Some(set) = set {
             let _ = write!(text, " {word} {}", addresses(loaded, set));
         }
+    }
+    text + &terms(&rule.terms)
+}
+
+/// What a rule asks beyond that: ` limit 200/s burst 400 per source ban 20 in 10s for 600s`.
+fn terms(terms: &Terms) -> String {
+    let rate = |rate: Rate| {
+        let unit = match rate.per_s {
+            1 => "s",
+            60 => "m",
+            3_600 => "h",
+            _ => "d",
+        };
+        format!("{}/{unit}", rate.amount)
+    };
+    let mut text = String::new();
+    if let Some(limit) = &terms.limit {
+        let unit = match limit.unit {
+            Unit::Packets => "",
+            Unit::Bytes => " bytes",
+            Unit::Connections => " connections",
+        };
+        let per = match limit.per {
+            Per::Rule => "",
+            Per::Source => " per source",
+            Per::SourcePrefix => " per source prefix",
+        };
+        let _ = write!(
+            text,
+            " limit {}{unit} burst {}{per}",
+            rate(limit.rate),
+            limit.burst
+        );
+    }
+    if let Some(ban) = &terms.ban {
+        let _ = write!(
+            text,
+            " ban after {} in {}s for {}s",
+            ban.after, ban.within_s, ban.for_s
+        );
+    }
+    if let Some(above) = terms.syn_cookies {
+        let _ = write!(text, " syn-cookies above {}", rate(above));
     }
     text
 }
