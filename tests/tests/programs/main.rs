@@ -3,6 +3,7 @@
 //! The host inside is guarded, and drops what no rule accepts; the programs come from Debian's packages.
 
 mod address;
+mod bans;
 mod clock;
 mod downloads;
 mod failover;

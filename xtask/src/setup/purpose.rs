@@ -48,7 +48,13 @@ pub(crate) struct Tool {
     /// Variables that point it to its data when it is not installed; paths below the place it is unpacked to.
     /// `{multiarch}` stands for the directory of this architecture.
     pub(super) data: &'static [(&'static str, &'static str)],
+    /// What runs it if it is a script: a path below `/`, of a package that its own depends on.
+    pub(super) interpreter: Option<&'static str>,
 }
+
+/// What runs Python's scripts, and where Debian puts their modules.
+const PYTHON: &str = "usr/bin/python3";
+const PYTHON_DATA: &[(&str, &str)] = &[("PYTHONPATH", "usr/lib/python3/dist-packages")];
 
 /// Every tool.
 pub(super) const TOOLS: &[Tool] = &[
@@ -59,6 +65,7 @@ pub(super) const TOOLS: &[Tool] = &[
         why: "makes the network namespaces and the links between them",
         check: &["-Version"],
         data: &[],
+        interpreter: None,
     },
     Tool {
         command: "nginx",
@@ -67,6 +74,7 @@ pub(super) const TOOLS: &[Tool] = &[
         why: "the server that the firewall guards",
         check: &["-v"],
         data: &[],
+        interpreter: None,
     },
     Tool {
         command: "nmap",
@@ -75,6 +83,7 @@ pub(super) const TOOLS: &[Tool] = &[
         why: "the attacker's port scan",
         check: &["--version"],
         data: &[("NMAPDIR", "usr/share/nmap")],
+        interpreter: None,
     },
     Tool {
         command: "ping",
@@ -83,6 +92,7 @@ pub(super) const TOOLS: &[Tool] = &[
         why: "shows that ICMP passes where a rule lets it",
         check: &["-V"],
         data: &[],
+        interpreter: None,
     },
     Tool {
         command: "bpftool",
@@ -91,6 +101,7 @@ pub(super) const TOOLS: &[Tool] = &[
         why: "looks at programs and maps from outside the firewall",
         check: &["version"],
         data: &[],
+        interpreter: None,
     },
     Tool {
         command: "ethtool",
@@ -99,6 +110,7 @@ pub(super) const TOOLS: &[Tool] = &[
         why: "sets queues and offloads of the links",
         check: &["--version"],
         data: &[],
+        interpreter: None,
     },
     Tool {
         command: "busybox",
@@ -107,6 +119,7 @@ pub(super) const TOOLS: &[Tool] = &[
         why: "DHCP client and traceroute, for traffic as hosts have it",
         check: &["--list"],
         data: &[],
+        interpreter: None,
     },
     Tool {
         command: "chronyd",
@@ -115,6 +128,7 @@ pub(super) const TOOLS: &[Tool] = &[
         why: "NTP server and client, for the time asked through the firewall",
         check: &["--version"],
         data: &[],
+        interpreter: None,
     },
     Tool {
         command: "curl",
@@ -123,6 +137,7 @@ pub(super) const TOOLS: &[Tool] = &[
         why: "downloads through the firewall",
         check: &["--version"],
         data: &[],
+        interpreter: None,
     },
     Tool {
         command: "dnsmasq",
@@ -131,6 +146,7 @@ pub(super) const TOOLS: &[Tool] = &[
         why: "server for DNS, DHCP and router advertisements",
         check: &["--version"],
         data: &[],
+        interpreter: None,
     },
     Tool {
         command: "drill",
@@ -139,6 +155,25 @@ pub(super) const TOOLS: &[Tool] = &[
         why: "DNS client, for names asked through the firewall",
         check: &["-v"],
         data: &[],
+        interpreter: None,
+    },
+    Tool {
+        command: "fail2ban-client",
+        package: "fail2ban",
+        purposes: &[Purpose::Test],
+        why: "asks the fail2ban server to ban and to unban",
+        check: &["--version"],
+        data: PYTHON_DATA,
+        interpreter: Some(PYTHON),
+    },
+    Tool {
+        command: "fail2ban-server",
+        package: "fail2ban",
+        purposes: &[Purpose::Test],
+        why: "bans by the firewall whoever fails to log in",
+        check: &["--version"],
+        data: PYTHON_DATA,
+        interpreter: Some(PYTHON),
     },
     Tool {
         command: "keepalived",
@@ -147,6 +182,7 @@ pub(super) const TOOLS: &[Tool] = &[
         why: "VRRP between two hosts, one of them guarded",
         check: &["--version"],
         data: &[],
+        interpreter: None,
     },
     Tool {
         command: "ssh",
@@ -155,6 +191,7 @@ pub(super) const TOOLS: &[Tool] = &[
         why: "a login that outlasts the start of the firewall",
         check: &["-V"],
         data: &[],
+        interpreter: None,
     },
     Tool {
         command: "ssh-keygen",
@@ -163,6 +200,7 @@ pub(super) const TOOLS: &[Tool] = &[
         why: "keys for that login",
         check: &["-?"],
         data: &[],
+        interpreter: None,
     },
     Tool {
         command: "sshd",
@@ -171,6 +209,7 @@ pub(super) const TOOLS: &[Tool] = &[
         why: "where that login goes",
         check: &["-V"],
         data: &[],
+        interpreter: None,
     },
     Tool {
         command: "nft",
@@ -179,6 +218,7 @@ pub(super) const TOOLS: &[Tool] = &[
         why: "nftables, to compare with",
         check: &["--version"],
         data: &[],
+        interpreter: None,
     },
     Tool {
         command: "xdp-filter",
@@ -187,6 +227,7 @@ pub(super) const TOOLS: &[Tool] = &[
         why: "xdp-filter, to compare with",
         check: &["help"],
         data: &[("LIBXDP_OBJECT_PATH", "usr/lib/{multiarch}/bpf")],
+        interpreter: None,
     },
 ];
 

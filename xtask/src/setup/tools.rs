@@ -73,7 +73,7 @@ pub(super) fn set_up(
             }
             None => {
                 shell::note(&format!(
-                    "{:<10} {} (package {})",
+                    "{:<15} {} (package {})",
                     tool.command, tool.why, tool.package
                 ));
                 missing.push(tool);
@@ -159,6 +159,7 @@ fn wrap(workspace: &Workspace, tool: &Tool) -> Result<PathBuf> {
             tool.command, tool.package
         ),
         program: Path::new(ROOT).join(&relative),
+        interpreter: tool.interpreter.map(|path| interpreter(&root, path)),
         library_dirs: below_tools(ROOT, root.library_dirs()),
         data: data.collect(),
     };
@@ -166,21 +167,32 @@ fn wrap(workspace: &Workspace, tool: &Tool) -> Result<PathBuf> {
     Ok(root.join(relative))
 }
 
-/// Starts a tool to see whether it finds its libraries. What it thinks of its arguments does not matter:
-/// xdp-filter has none with which it succeeds without doing anything.
+/// Where the interpreter at `path` below `/` is: in `root` if apt had to fetch it, otherwise the system's, which apt
+/// counted on. Not whatever comes first on `PATH`: scripts and modules are made for the one of their own release.
+fn interpreter(root: &Root, path: &str) -> PathBuf {
+    if is_executable(&root.join(path)) {
+        Path::new(ROOT).join(path)
+    } else {
+        Path::new("/").join(path)
+    }
+}
+
+/// Starts a tool to see whether it finds its libraries. What a program thinks of its arguments does not matter:
+/// xdp-filter has none with which it succeeds without doing anything. A script that lacks modules only fails.
 fn check(tool: &Tool, program: &Path) -> Result<()> {
     let output = Command::new(program)
         .args(tool.check)
         .stdin(Stdio::null())
         .output()?;
     match output.status.code() {
-        // What the shell and the loader exit with when they cannot run a program.
-        Some(126 | 127) | None => bail!(
+        Some(0) => Ok(()),
+        // 126 and 127 are what the shell and the loader exit with when they cannot run a program.
+        Some(code) if !matches!(code, 126 | 127) && tool.interpreter.is_none() => Ok(()),
+        _ => bail!(
             "{}: {}",
             output.status,
             String::from_utf8_lossy(&output.stderr).trim()
         ),
-        Some(_) => Ok(()),
     }
 }
 
@@ -210,6 +222,7 @@ mod tests {
             why: "",
             check: &[],
             data: &[],
+            interpreter: None,
         };
         std::fs::create_dir_all(workspace.bin()).unwrap();
         let mut places = Places::new();
@@ -227,5 +240,31 @@ mod tests {
         };
         broken.write(&workspace.bin().join("true")).unwrap();
         assert!(!is_ready(&workspace, &places, &tool), "it does not start");
+    }
+    #[test]
+    fn a_script_runs_by_the_interpreter_that_was_unpacked_or_the_systems() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::at(directory.path().to_owned());
+        assert_eq!(interpreter(&root, "bin/sh"), Path::new("/bin/sh"));
+        std::fs::create_dir(root.join("bin")).unwrap();
+        std::os::unix::fs::symlink("/bin/sh", root.join("bin/sh")).unwrap();
+        assert_eq!(interpreter(&root, "bin/sh"), Path::new(ROOT).join("bin/sh"));
+    }
+
+    #[test]
+    fn a_script_has_to_succeed_and_a_program_to_start() {
+        let tool = |command: &'static str, interpreter| Tool {
+            command,
+            package: "coreutils",
+            purposes: &[],
+            why: "",
+            check: &[],
+            data: &[],
+            interpreter,
+        };
+        let fails = Path::new("/bin/false");
+        assert!(check(&tool("false", None), fails).is_ok());
+        assert!(check(&tool("false", Some("bin/sh")), fails).is_err());
+        assert!(check(&tool("true", Some("bin/sh")), Path::new("/bin/true")).is_ok());
     }
 }

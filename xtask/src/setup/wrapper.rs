@@ -16,6 +16,8 @@ pub(super) struct Wrapper {
     pub(super) about: String,
     /// The program, relative to `target/tools`, or absolute.
     pub(super) program: PathBuf,
+    /// What runs the program if it is a script, in place of what its first line names; likewise.
+    pub(super) interpreter: Option<PathBuf>,
     /// Where it finds libraries, relative to `target/tools`.
     pub(super) library_dirs: Vec<PathBuf>,
     /// Variables that point to its data, relative to `target/tools`.
@@ -49,7 +51,11 @@ impl Wrapper {
                 places.join(":")
             );
         }
-        let _ = writeln!(script, "exec \"{}\" \"$@\"", place(&self.program));
+        script.push_str("exec");
+        for word in self.interpreter.iter().chain([&self.program]) {
+            let _ = write!(script, " \"{}\"", place(word));
+        }
+        script.push_str(" \"$@\"\n");
         script
     }
 
@@ -94,6 +100,7 @@ mod tests {
                 "debian/tools/usr/lib/b".into(),
             ],
             data: vec![("NMAPDIR".to_owned(), "debian/tools/usr/share/nmap".into())],
+            ..Wrapper::default()
         };
         assert_eq!(
             wrapper.render(),
@@ -127,6 +134,25 @@ mod tests {
         assert_eq!(
             shell::output(&mut command).unwrap(),
             format!("{} two words\n", here.display())
+        );
+    }
+
+    #[test]
+    fn a_wrapper_starts_the_interpreter_of_a_script() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("bin")).unwrap();
+        // Nobody may execute it, and what it names is not there.
+        fs::write(directory.path().join("script"), "#!/nonexistent\necho $1\n").unwrap();
+        let wrapper = Wrapper {
+            program: "script".into(),
+            interpreter: Some("/bin/sh".into()),
+            ..Wrapper::default()
+        };
+        let file = directory.path().join("bin/tool");
+        wrapper.write(&file).unwrap();
+        assert_eq!(
+            shell::output(Command::new(file).arg("a  word")).unwrap(),
+            "a word\n"
         );
     }
 
