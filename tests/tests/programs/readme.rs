@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 
 use anyhow::{Context as _, Result, ensure};
-use firewall_tests::net::traffic::{Echo, SILENCE, exchange, udp_from};
+use firewall_tests::net::traffic::{Echo, SILENCE, exchange, tcp, udp_from};
 use firewall_tests::net::{Lab, workspace};
 
 use crate::dnsmasq;
@@ -110,4 +110,34 @@ fn the_web_server_of_the_readme_serves_and_reaches_what_it_needs_and_nothing_els
     ensure!(stats.dropped("egress-no-rule") == 6, "{stats:#?}");
     // What is open goes on.
     exchange(&mut stream, 10_000)
+}
+
+#[test]
+fn the_limits_and_bans_of_the_readme_hold() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    lab.apply(
+        &example("name = \"trap\"                          # nobody has any business there")?,
+        "native",
+    )?;
+    let _web = Echo::start(&lab.inside, 80)?;
+    let _ssh = Echo::start(&lab.inside, 22)?;
+    let to = |port| SocketAddr::new(lab.inside.v6.into(), port);
+    ensure!(tcp(&lab.outside, to(80), 1_000)?);
+    let logins: Vec<bool> = (0..6)
+        .map(|_| tcp(&lab.outside, to(22), 10))
+        .collect::<Result<_>>()?;
+    ensure!(
+        logins == [true, true, true, true, false, false],
+        "{logins:?}"
+    );
+    ensure!(tcp(&lab.outside, to(80), 1_000)?, "not banned yet");
+    for _ in 0..3 {
+        ensure!(!tcp(&lab.outside, to(23), 1)?);
+    }
+    ensure!(!tcp(&lab.outside, to(80), 1)?, "banned by the trap");
+    let said = lab.inside.firewall(&["bans"])?.success()?;
+    ensure!(said.contains("rule trap"), "{said}");
+    Ok(())
 }
