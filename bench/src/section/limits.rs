@@ -151,8 +151,8 @@ fn floods(bench: &mut Bench) -> Result<()> {
         return Ok(());
     }
     let limit = format!("{SLOW}, per = \"source\"");
-    // Four times as many buckets as sources: half of a run's newcomers fill them.
-    let path = bench.file("limited.toml", &file(FRAMES / 8, Some(&limit)))?;
+    // Twice as many buckets as sources: half of a run's newcomers fill them.
+    let path = bench.file("limited.toml", &file(FRAMES / 4, Some(&limit)))?;
     let mut medians = Vec::new();
     for (name, full) in names.into_iter().zip([false, true]) {
         let mut policy = Policy::load(&path)?;
@@ -228,6 +228,14 @@ fn bans(bench: &mut Bench, free: &mut Policy) -> Result<()> {
     let name = "source among 100,000 bans, refused";
     if bench.wants(name) {
         counts(bench, free, &frames, Outcome::Banned).context(name)?;
+        let spread = bench.harness.nanoseconds()?;
+        bench.report.add(&SECTION, name, FIREWALL, spread);
+        bench.report.aim(Some(AIM_BAN));
+    }
+    let name = "1,024 sources among 100,000 bans, refused";
+    if bench.wants(name) {
+        let few = from_sources(0, 1 << 10)?;
+        counts(bench, free, &few, Outcome::Banned).context(name)?;
         let spread = bench.harness.nanoseconds()?;
         bench.report.add(&SECTION, name, FIREWALL, spread);
         bench.report.aim(Some(AIM_BAN));

@@ -129,6 +129,7 @@ fn apply(
             refuse_other_mode(&guard, interface, mode)?;
             // Before the rules: what fails here has changed nothing else.
             set_up_flows(&guard, interface, &wanted, output)?;
+            warn_of_sizes(&guard, interface, sizes, output)?;
             if guard.complete(interface)? {
                 output.aside(format_args!(
                     "note: the program for what leaves through {} had been taken off; it is there again",
@@ -235,6 +236,28 @@ fn warn_of_lost_tags(interface: &Interface, output: &Output) -> Result<()> {
              whether it does ({error:#}); see `ethtool -k {name}`, rx-vlan-offload",
         )),
     }
+}
+
+/// Tables of state keep their size for as long as the interface is guarded.
+fn warn_of_sizes(
+    guard: &Guard,
+    interface: &Interface,
+    wanted: Sizes,
+    output: &Output,
+) -> Result<()> {
+    let found = guard.state_sizes()?;
+    for (what, found, wanted) in [
+        ("[bans]", found.ban_buckets, wanted.ban_buckets),
+        ("[limits]", found.limit_lines, wanted.limit_lines),
+    ] {
+        if found != wanted {
+            output.aside(format_args!(
+                "warning: {}: the `size` of {what} takes effect when the interface is detached and guarded again",
+                interface.name,
+            ))?;
+        }
+    }
+    Ok(())
 }
 
 /// `[vlans]` cannot hold where the card takes the tags away.

@@ -345,6 +345,22 @@ impl Guard {
         FlowTable::open(&self.pins)
     }
 
+    /// How large the tables are that the interface has of its own.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn state_sizes(&self) -> Result<Sizes> {
+        let entries = |name| {
+            let info = self.open(name)?.info();
+            Ok::<_, anyhow::Error>(info.context("asking for a table")?.max_entries())
+        };
+        Ok(Sizes {
+            ban_buckets: entries(MAP_BANS)?,
+            limit_lines: entries(MAP_LIMITS)?,
+        })
+    }
+
     /// The bans of the interface.
     ///
     /// # Errors

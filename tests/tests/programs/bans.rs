@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use firewall_tests::net::traffic::{Echo, SILENCE, exchange, wait_until};
+use firewall_tests::net::traffic::{Echo, SILENCE, exchange, tcp, wait_until};
 use firewall_tests::net::{Daemon, Lab, MODES, firewall, rules, workspace};
 use rustix::process::Signal;
 use serde::Deserialize;
@@ -393,5 +393,39 @@ fn fail2ban_says_that_an_interface_is_not_guarded() -> Result<()> {
     let intruder = IpAddr::from(lab.outside.v6);
     fail2ban.ask(&lab, &format!("set sshd banip {intruder}"))?;
     wait_until_banned(&lab, intruder, "sshd")?;
+    Ok(())
+}
+
+/// The script for CrowdSec's custom bouncer, started as that does.
+#[test]
+fn decisions_of_crowdsec_become_bans() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let served = "version = 1\n[[rule]]\nname = \"echo\"\naction = \"accept\"\nprotocol = \"tcp\"\nports = [7001]\n";
+    lab.apply(served, "native")?;
+    let _echo = Echo::start(&lab.inside, 7001)?;
+    let target = SocketAddr::new(lab.inside.v4.into(), 7001);
+    let script = workspace().join("firewall-user/dist/crowdsec/firewall-bouncer.sh");
+    let decide = |words: [&str; 5]| {
+        let mut command = Command::new(&script);
+        command.args(words).env("FIREWALL", firewall()?);
+        lab.inside.run(&mut command)?.success()
+    };
+    let source = lab.outside.v4.to_string();
+    let reason = "crowdsecurity/ssh-bf";
+    decide(["add", &source, "14399", reason, "{\"scope\":\"Ip\"}"])?;
+    ensure!(!tcp(&lab.outside, target, 1)?);
+    decide(["add", "2001:db8:bad::/48", "1h2m3.25s", reason, "{}"])?;
+    let said = lab.inside.firewall(&["bans"])?.success()?;
+    ensure!(
+        said.contains("crowdsec crowdsecurity/ssh-bf")
+            && said.contains("3 h 59 min")
+            && said.contains("1 h 2 min")
+            && said.contains("2001:db8:bad::/48"),
+        "{said}"
+    );
+    decide(["del", &source, "0", reason, "{}"])?;
+    ensure!(tcp(&lab.outside, target, 1)?);
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What a rule asks beyond what it matches: how much of it comes in, who is banned for it, when SYNs are answered with cookies.
 
-use firewall_common::abi::ban::WAYS;
+use firewall_common::abi::{ban, limit};
 
 use super::AddressSet;
 
@@ -121,10 +121,11 @@ impl Limits {
     /// Most sources that a file may ask for.
     pub const MAX_SIZE: u32 = 4 << 20;
 
-    /// Lines of the table that follows `size` sources: a power of two, with room for four times as many. A line holds four, and so
-    /// hardly any has more to hold.
+    /// Lines of the table that follows `size` sources: a power of two, with room for at least twice as many.
     pub const fn lines(&self) -> u32 {
-        self.size.next_power_of_two()
+        (2 * self.size)
+            .div_ceil(limit::WAYS as u32)
+            .next_power_of_two()
     }
 }
 
@@ -155,7 +156,9 @@ impl Bans {
 
     /// Buckets of the table that holds `size` bans: a power of two, with room for at least twice as many.
     pub const fn buckets(&self) -> u32 {
-        (2 * self.size).div_ceil(WAYS as u32).next_power_of_two()
+        (2 * self.size)
+            .div_ceil(ban::WAYS as u32)
+            .next_power_of_two()
     }
 }
 
