@@ -31,6 +31,9 @@ pub(crate) struct Ban {
     /// Why, for those who read `bans`.
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: Option<String>,
+    /// Leave a ban of the same address or network as it is, if that lasts longer.
+    #[arg(long)]
+    keep_longer: bool,
     /// Also if it is the address that you are logged in from.
     #[arg(long)]
     force: bool,
@@ -80,9 +83,25 @@ pub(crate) fn run(ban: &Ban, output: &Output) -> Result<()> {
         let mut table = guard.bans()?;
         table.settle(guard.description.policy.bans_by_rule);
         for target in &ban.targets {
+            let time_ns = ban.time_s.map(|s| u64::from(s) * 1_000_000_000);
+            if ban.keep_longer
+                && let Some(left_ns) = table.left_ns(&target.prefix())
+                && lasts_longer(left_ns, time_ns)
+            {
+                output.text(format_args!(
+                    "{name}: {target} is banned for longer already"
+                ))?;
+                output.json_line(&Banned {
+                    interface: name,
+                    prefix: target,
+                    changed: false,
+                    expires_s: left_ns.map(|ns| ns.div_ceil(1_000_000_000) as u32),
+                })?;
+                continue;
+            }
             let outcome = table.give(
                 target.prefix(),
-                ban.time_s.map(|s| u64::from(s) * 1_000_000_000),
+                time_ns,
                 ban.interface.is_empty(),
                 ban.reason.as_deref(),
             )?;
@@ -106,6 +125,15 @@ pub(crate) fn run(ban: &Ban, output: &Output) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a ban that lasts for `left_ns` from now ends later than one for `time_ns`; `None` never ends.
+fn lasts_longer(left_ns: Option<u64>, time_ns: Option<u64>) -> bool {
+    match (left_ns, time_ns) {
+        (None, Some(_)) => true,
+        (Some(left), Some(time)) => left > time,
+        (_, None) => false,
+    }
 }
 
 fn range(first: IpAddr, last: IpAddr) -> String {

@@ -19,6 +19,9 @@ pub(crate) struct Unban {
     /// Only on this interface; may be given several times. On all guarded ones unless told.
     #[arg(short, long = "interface", value_name = "IFACE")]
     interface: Vec<String>,
+    /// Only bans that were given for just this reason.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -35,13 +38,19 @@ pub(crate) fn run(unban: &Unban, output: &Output) -> Result<()> {
     for (name, guard) in guards(&unban.interface)? {
         let mut table = guard.bans()?;
         for target in &unban.targets {
-            let lifted = table.lift(&target.prefix())?;
+            let lifted = table.lift(&target.prefix(), unban.reason.as_deref())?;
             let wider = table.live();
             let wider = wider
                 .iter()
                 .find(|ban| contains(&ban.prefix, &target.prefix()));
             output.text(match lifted[..] {
-                [] => format!("{name}: nothing to do, {target} was not banned"),
+                [] => format!(
+                    "{name}: nothing to do, {target} was not banned{}",
+                    match unban.reason {
+                        Some(_) => " for that reason",
+                        None => "",
+                    }
+                ),
                 [one] if one == target.prefix() => {
                     format!("{name}: {target} is not banned any more")
                 }

@@ -161,17 +161,21 @@ impl BanTable {
         Ok(outcome)
     }
 
-    /// Lifts every ban inside `prefix`. Returns those that were lifted.
+    /// Lifts every ban inside `prefix`, or of those the ones that were given for `reason`. Returns what was lifted.
     ///
     /// # Errors
     ///
     /// What the kernel says of reasons.
-    pub fn lift(&mut self, prefix: &Prefix) -> Result<Vec<Prefix>> {
+    pub fn lift(&mut self, prefix: &Prefix, reason: Option<&str>) -> Result<Vec<Prefix>> {
         let now_ns = now_ns();
         let inside: Vec<Prefix> = self
             .entries()
+            .filter(|(_, found, _)| contains(prefix, found))
+            .filter(|(_, found, entry)| {
+                let since_ns = entry.since_ns.load(Ordering::Relaxed);
+                reason.is_none() || self.reason(found, since_ns).as_deref() == reason
+            })
             .map(|(_, found, _)| found)
-            .filter(|found| contains(prefix, found))
             .collect();
         let mut lifted = Vec::new();
         for found in inside {
@@ -183,6 +187,13 @@ impl BanTable {
             }
         }
         Ok(lifted)
+    }
+
+    /// How long just this prefix is still banned, if it is: nanoseconds, `None` for good.
+    pub fn left_ns(&self, prefix: &Prefix) -> Option<Option<u64>> {
+        let bans = self.live();
+        let ban = bans.iter().find(|ban| ban.prefix == *prefix)?;
+        Some(ban.left_ns)
     }
 
     /// The bans that have not ended, widest and lowest first.

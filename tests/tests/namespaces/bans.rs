@@ -153,6 +153,51 @@ fn networks_and_both_families_are_banned_and_unbanned() -> Result<()> {
 }
 
 #[test]
+fn bans_of_several_programs_stay_apart() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    lab.apply(&rules(&[SERVED]), "native")?;
+    let only = || -> Result<(Option<String>, Option<f64>)> {
+        let mut listed = bans(&lab)?;
+        let one = listed.pop().context("nobody is banned")?;
+        ensure!(listed.is_empty(), "{listed:?}");
+        Ok((one.reason, one.expires_s))
+    };
+    for (words, reason, seconds) in [
+        ("--for 10m --reason one", "one", Some(600.0)),
+        ("--for 5m --reason two", "one", Some(600.0)),
+        ("--for 1h --reason two", "two", Some(3600.0)),
+        ("--reason three", "three", None),
+        ("--for 1h --reason two", "three", None),
+    ] {
+        let said = ban(&lab, &format!("192.0.2.9 --keep-longer {words}"))?;
+        let kept = !words.ends_with(reason);
+        ensure!(said.contains("for longer already") == kept, "{said}");
+        let (why, left) = only()?;
+        ensure!(why.as_deref() == Some(reason), "{words}: {why:?}");
+        let near = left
+            .zip(seconds)
+            .is_some_and(|(left, all)| left > all - 60.0 && left <= all);
+        ensure!(
+            near || left.is_none() && seconds.is_none(),
+            "{words}: {left:?}"
+        );
+    }
+    // Another prefix is another ban, and without being asked to, none is kept.
+    ban(&lab, "192.0.2.8/31 --keep-longer --for 1m")?;
+    ensure!(bans(&lab)?.len() == 2);
+    let said = firewall(&lab, "unban 192.0.2.0/24 --reason two")?.success()?;
+    ensure!(said.contains("not banned for that reason"), "{said}");
+    ensure!(bans(&lab)?.len() == 2);
+    firewall(&lab, "unban 192.0.2.0/24 --reason three")?.success()?;
+    ensure!(only()?.0.is_none());
+    ban(&lab, "192.0.2.8/31 --for 5s")?;
+    ensure!(only()?.1.is_some_and(|left| left <= 5.0));
+    Ok(())
+}
+
+#[test]
 fn a_ban_cuts_what_was_open_and_no_answer() -> Result<()> {
     let Some(lab) = Lab::new()? else {
         return Ok(());
