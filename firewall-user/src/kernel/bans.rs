@@ -191,9 +191,12 @@ impl BanTable {
 
     /// How long just this prefix is still banned, if it is: nanoseconds, `None` for good.
     pub fn left_ns(&self, prefix: &Prefix) -> Option<Option<u64>> {
-        let bans = self.live();
-        let ban = bans.iter().find(|ban| ban.prefix == *prefix)?;
-        Some(ban.left_ns)
+        let now_ns = now_ns();
+        let mut live = self
+            .entries()
+            .filter(|(word, ..)| !word.deadline().is_over(now_ns));
+        let (word, ..) = live.find(|(_, found, _)| found == prefix)?;
+        Some(word.deadline().left_ns(now_ns))
     }
 
     /// The bans that have not ended, widest and lowest first.
