@@ -70,6 +70,15 @@ impl Decision {
         }
     }
 
+    /// The same, and what is dropped counts towards a ban.
+    #[inline(always)]
+    pub const fn with_terms(self) -> Self {
+        Self {
+            outcome: self.outcome.with_terms(),
+            ..self
+        }
+    }
+
     /// What the rule with this number does, or the default.
     #[inline(always)]
     pub const fn by_rules(number: u32, outcome: Outcome) -> Self {
@@ -144,10 +153,8 @@ impl Asked {
 /// cookie is not answered here.
 #[inline(always)]
 pub fn decide<F: Frame + ?Sized, W: World>(frame: &F, world: &W) -> Decision {
-    // What is struck is refused for good by then, or is held, and then not struck again.
-    let last = |asked: &Asked| terms::struck(asked, world, |asked| finish(asked, BROKEN, world));
-    let refused = |asked: &Asked| beyond_rules(frame, asked, world, last);
-    let strike = |asked: &Asked| terms::struck(asked, world, refused);
+    let strike = |asked: &Asked| terms::struck(asked, world);
+    let refused = |asked: &Asked| beyond_rules(frame, asked, world, strike);
     let cookie = |asked: &Asked| cookie::answered(asked, world);
     let terms = |asked: &Asked| terms::arriving(asked, world, refused, cookie, strike);
     let fragment = |packet: &Packet| fragment::decide(frame, packet, world, refused, terms);

@@ -8,7 +8,7 @@ use crate::abi::flow::Key;
 use crate::abi::flow::{Bucket, Ports, Settings};
 use crate::abi::fragment::FragmentKey;
 use crate::abi::image::{Line, Record};
-use crate::abi::terms::Terms;
+use crate::abi::terms::{BanAfter, Terms};
 #[cfg(not(target_arch = "bpf"))]
 use crate::abi::{ban as ban_abi, limit as limit_abi};
 #[cfg(not(target_arch = "bpf"))]
@@ -60,12 +60,22 @@ pub trait World {
         )
     }
 
-    /// Bans `source` for `for_ns` from now, by the rule with this counter slot ([`ban::give`]).
+    /// Counts a packet towards the ban of a prefix by the rule with this counter slot, and returns whether it is time
+    /// ([`terms::strike_prefix`]).
     #[inline(always)]
-    fn give_ban(&self, source: [u64; 2], rule: u32, for_ns: u64) {
+    fn strike(&self, prefix: &Prefix, rule: u32, ban: &BanAfter) -> bool
+    where
+        Self: Sized,
+    {
+        terms::strike_prefix(prefix, rule, ban, self)
+    }
+
+    /// Bans `prefix` for `for_ns` from now, by the rule with this counter slot ([`ban::give`]).
+    #[inline(always)]
+    fn give_ban(&self, prefix: &Prefix, rule: u32, for_ns: u64) {
         let now_ns = self.now_ns(false);
-        ban::give(
-            &Ban::by_rule(source, rule, for_ns, now_ns),
+        ban::give_by_rule(
+            &Ban::by_rule(*prefix, rule, for_ns, now_ns),
             now_ns,
             self.bans(),
         );

@@ -76,6 +76,7 @@ pub fn ingress_refused(context: XdpContext) -> u32 {
     };
     let world = KernelWorld::<true>::new(context.ctx, context.unknown());
     let asked = handoff.to_asked();
+    // What was handed over is still there.
     let strike = |_: &Asked| go_on(&context, INGRESS_NEXT_STRIKE);
     let frame = KernelFrame::new(&context);
     xdp_action(decide::beyond_rules(&frame, &asked, &world, strike))
@@ -105,8 +106,7 @@ pub fn ingress_strike(context: XdpContext) -> u32 {
     };
     let world = KernelWorld::<true>::new(context.ctx, context.unknown());
     let asked = handoff.to_asked();
-    let refused = |_: &Asked| go_on(&context, INGRESS_NEXT_REFUSED);
-    xdp_action(terms::struck(&asked, &world, refused))
+    xdp_action(terms::struck(&asked, &world))
 }
 
 /// Decides every frame that leaves, as far as rules for what arrives do.

@@ -13,7 +13,11 @@ use aya_ebpf::{
     },
 };
 use firewall_common::abi::knock;
-use firewall_common::abi::{ban::Prefix, limit::Kind, terms::Terms};
+use firewall_common::abi::{
+    ban::Prefix,
+    limit::Kind,
+    terms::{BanAfter, Terms},
+};
 use firewall_common::abi::{
     flow::Key as FlowKey,
     fragment::{FragmentKey, Remembered},
@@ -135,9 +139,18 @@ impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
     }
 
     #[inline(always)]
-    fn give_ban(&self, source: [u64; 2], rule: u32, for_ns: u64) {
-        let [upper, lower] = source;
-        defined::<CAREFUL, _>(firewall_give_ban(upper, lower, rule.into(), for_ns));
+    fn strike(&self, prefix: &Prefix, rule: u32, ban: &BanAfter) -> bool {
+        let [upper, lower] = prefix.address;
+        let whose = u64::from(rule) | u64::from(prefix.length) << 32;
+        let struck = firewall_strike(upper, lower, whose, ban.when());
+        defined::<CAREFUL, _>(struck) != 0
+    }
+
+    #[inline(always)]
+    fn give_ban(&self, prefix: &Prefix, rule: u32, for_ns: u64) {
+        let [upper, lower] = prefix.address;
+        let length = prefix.length.into();
+        defined::<CAREFUL, _>(firewall_give_ban(upper, lower, length, rule.into(), for_ns));
     }
 
     #[inline(always)]
@@ -311,14 +324,39 @@ pub extern "C" fn firewall_take(
     u64::from(limit::take(&demand, now_ns, &KernelLimits))
 }
 
-/// Bans a source, by the rule with this counter slot. A global function, as [`firewall_has_ban`].
+/// Counts a packet towards the ban of a prefix, and returns whether it is time, 1 or 0; `whose` is `length 8 | rule 32`, and `when` that of a [`BanAfter`]. A global function, as
+/// [`firewall_has_ban`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn firewall_give_ban(upper: u64, lower: u64, rule: u64, for_ns: u64) -> u64 {
+pub extern "C" fn firewall_strike(upper: u64, lower: u64, whose: u64, when: u64) -> u64 {
+    define_saved();
+    let world = KernelWorld::<true>::new(core::ptr::null_mut::<c_void>(), 0);
+    let prefix = Prefix {
+        address: [upper, lower],
+        length: (whose >> 32) as u8,
+    };
+    let ban = BanAfter::from_words(when, 0, prefix.length);
+    u64::from(terms::strike_prefix(&prefix, whose as u32, &ban, &world))
+}
+
+/// Bans a prefix, by the rule with this counter slot. A global function, as [`firewall_has_ban`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn firewall_give_ban(
+    upper: u64,
+    lower: u64,
+    length: u64,
+    rule: u64,
+    for_ns: u64,
+) -> u64 {
     define_saved();
     let now_ns = now_ns(false);
-    let ban = ban::Ban::by_rule([upper, lower], rule as u32, for_ns, now_ns);
-    ban::give(&ban, now_ns, &KernelBans::<true>) as u64
+    let prefix = Prefix {
+        address: [upper, lower],
+        length: length as u8,
+    };
+    let ban = ban::Ban::by_rule(prefix, rule as u32, for_ns, now_ns);
+    ban::give_by_rule(&ban, now_ns, &KernelBans::<true>) as u64
 }
 
 /// The ends of a connection as the kernel looks sockets up, and the size of what is used of that. `None` where they are not of

@@ -57,7 +57,9 @@ pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>) -> Result<Prepar
         image_bytes: size_of_val(&compiled.image[..]) as u64,
         default_accepts: rule_set.defaults.ingress == Action::Accept,
         egress_default_accepts: rule_set.defaults.egress == Action::Accept,
-        bans_by_rule: (rule_set.rules.iter()).any(|rule| rule.terms.ban.is_some()),
+        bans_by_rule: (rule_set.rules.iter())
+            .any(|rule| rule.terms.ban.is_some())
+            .then_some(rule_set.limits.prefix_v6),
         never_banned: ranges(&rule_set.bans.never),
         lists_vlans: rule_set.vlans.is_some(),
         rules,

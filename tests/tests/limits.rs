@@ -205,7 +205,7 @@ fn limits_and_bans_are_decided_alike() -> Result<()> {
     };
     instance.install(place, policy.compiled.image.clone())?;
     instance.activate(place)?;
-    instance.bans()?.settle(true);
+    instance.bans()?.settle(Some(126));
 
     let [v4, v6, filter, mask, a, b, c, d, e] = words(&mut instance, ban::MAP_BAN_SETTINGS)?;
     let ban_settings = ban::Settings {

@@ -30,13 +30,19 @@ pub const BAN_MAP_FLAGS: u32 = 1 << 10;
 
 /// Bans in a bucket. Eight words make one cache line.
 pub const WAYS: usize = 8;
+/// Of these, rules may use so many: whoever has them ban thousands leaves room for what people ban.
+pub const WAYS_OF_RULES: usize = 6;
 /// Buckets that are tried one after the other, at a distance that the hash says. With half of the slots in use, one in fifty is full,
 /// and all five once in a hundred million bans.
 pub const PROBES: u32 = 5;
+/// Of these, rules may use so many.
+pub const PROBES_OF_RULES: u32 = 2;
 /// Fewest buckets; the number is a power of two.
 pub const MIN_BUCKETS: u32 = 64;
 /// Different prefix lengths of one family that bans can have at once: each costs every accepted packet a look-up.
 pub const MAX_LENGTHS: u32 = 8;
+/// Of these, rules need two: single addresses, and their prefix of IPv6.
+pub const LENGTHS_OF_RULES: u32 = 2;
 
 /// A bucket of the table.
 #[derive(Debug, Default, FromBytes, KnownLayout)]
@@ -192,7 +198,7 @@ impl SlotWord {
 
 /// When a ban ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Deadline(u64);
+pub struct Deadline(pub(crate) u64);
 
 impl Deadline {
     /// It does not.
@@ -217,6 +223,13 @@ impl Deadline {
     #[inline(always)]
     pub const fn is_over(self, now_ns: u64) -> bool {
         self.0 != SlotWord::DEADLINE && self.0 <= now_ns >> Self::UNIT_SHIFT
+    }
+
+    /// The same as 1 or 0, without a branch.
+    #[inline(always)]
+    pub const fn is_over_as_bit(self, now_ns: u64) -> u32 {
+        // [`Self::NEVER`] is later than any time that comes in 36 years.
+        ((now_ns >> Self::UNIT_SHIFT).wrapping_sub(self.0) >> 63) as u32 ^ 1
     }
 
     /// Nanoseconds from `now_ns` on; `None` where it does not end.
@@ -295,6 +308,13 @@ mod tests {
             let deadline = Deadline::at_ns(ns);
             assert!(!deadline.is_over(ns), "{ns}");
             assert!(deadline.is_over(ns + (1 << 20)), "{ns}");
+            assert_eq!(
+                (
+                    deadline.is_over_as_bit(ns),
+                    deadline.is_over_as_bit(ns + (1 << 20))
+                ),
+                (0, 1)
+            );
         }
         assert!(!Deadline::NEVER.is_over(u64::MAX));
         assert!(Deadline::PAST.is_over(0));

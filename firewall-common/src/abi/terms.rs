@@ -43,25 +43,25 @@ pub struct BanAfter {
     pub within_ns: u64,
     /// For this time.
     pub for_ns: u64,
+    /// Bits of an IPv6 source that are banned: who has one address of a network has them all. Of IPv4 it is the address.
+    pub length_v6: u8,
 }
 
 impl BanAfter {
-    /// The words that a line has of it.
+    /// Number and time in one word.
     #[inline(always)]
-    pub const fn to_words(&self) -> (u64, u64) {
-        (
-            self.within_ns & !flag::AFTER | self.after & flag::AFTER,
-            self.for_ns,
-        )
+    pub const fn when(&self) -> u64 {
+        self.within_ns & !flag::AFTER | self.after & flag::AFTER
     }
 
-    /// From these.
+    /// From that word and the others.
     #[inline(always)]
-    pub const fn from_words(when: u64, for_ns: u64) -> Self {
+    pub const fn from_words(when: u64, for_ns: u64, length_v6: u8) -> Self {
         Self {
             after: when & flag::AFTER,
             within_ns: when & !flag::AFTER,
             for_ns,
+            length_v6,
         }
     }
 }
@@ -112,6 +112,7 @@ mod flag {
     pub(super) const UNIT_SHIFT: u32 = 36;
     pub(super) const V4_SHIFT: u32 = 40;
     pub(super) const V6_SHIFT: u32 = 48;
+    pub(super) const BAN_V6_SHIFT: u32 = 56;
     /// The word of [`super::BanAfter::within_ns`] has the number of packets in its lower bits.
     pub(super) const AFTER: u64 = (1 << 12) - 1;
 }
@@ -159,7 +160,8 @@ impl Terms {
                 None
             },
             ban: if flags & flag::BAN != 0 {
-                Some(BanAfter::from_words(within, for_ns))
+                let length_v6 = (flags >> flag::BAN_V6_SHIFT) as u8;
+                Some(BanAfter::from_words(within, for_ns, length_v6))
             } else {
                 None
             },
@@ -188,8 +190,9 @@ impl Terms {
             words[2] = limit.rate.tolerance_ns;
         }
         if let Some(ban) = &self.ban {
-            words[0] |= flag::BAN;
-            (words[3], words[4]) = ban.to_words();
+            words[0] |= flag::BAN | (ban.length_v6 as u64) << flag::BAN_V6_SHIFT;
+            words[3] = ban.when();
+            words[4] = ban.for_ns;
         }
         if let Some(rate) = &self.cookies {
             words[0] |= flag::COOKIES;
@@ -215,6 +218,7 @@ mod tests {
             after: 4_000,
             within_ns: 10_000_000_000 & !flag::AFTER,
             for_ns: u64::MAX,
+            length_v6: 64,
         };
         for limit in [
             None,

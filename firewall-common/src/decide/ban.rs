@@ -4,10 +4,13 @@
 //! word. Who looks compares the whole prefix and then sees that the word is still the same. Programs and user space, which maps the
 //! table, do the same.
 
+#[cfg(not(target_arch = "bpf"))]
+use core::sync::atomic::{Ordering, fence};
+
 use super::{address, terms};
 use crate::abi::ban::{
-    About, Bucket, Deadline, Entry, FILTERS, Filter, MAX_LENGTHS, PROBES, Prefix, Settings,
-    SlotWord, WAYS, filter_bits,
+    About, Bucket, Deadline, Entry, FILTERS, Filter, MAX_LENGTHS, PROBES, PROBES_OF_RULES, Prefix,
+    Settings, SlotWord, WAYS, WAYS_OF_RULES, filter_bits,
 };
 use crate::abi::flow::Key;
 use crate::abi::image::header;
@@ -57,6 +60,16 @@ pub fn holds<T: Tables, W: World>(packet: &Packet, tables: &T, world: &W) -> Opt
         return Some(false);
     }
     Some(!is_never_banned(source, tables)?)
+}
+
+/// The same with the tables that are in force now; not where there are none.
+#[inline(always)]
+pub fn holds_now<W: World>(packet: &Packet, world: &W) -> bool {
+    let holds = match world.tables() {
+        Some(tables) => holds(packet, &tables, world),
+        None => None,
+    };
+    holds == Some(true)
 }
 
 /// Whether a source may be banned; `None` if the tables are missing or inconsistent.
@@ -181,17 +194,14 @@ pub struct Ban {
 }
 
 impl Ban {
-    /// The ban of a source for `for_ns` from `now_ns`, by the rule with this counter slot.
+    /// The ban of a prefix for `for_ns` from `now_ns`, by the rule with this counter slot.
     #[inline(always)]
-    pub const fn by_rule(source: [u64; 2], rule: u32, for_ns: u64, now_ns: u64) -> Self {
+    pub const fn by_rule(prefix: Prefix, rule: u32, for_ns: u64, now_ns: u64) -> Self {
         Self {
-            prefix: Prefix {
-                address: source,
-                length: 128,
-            },
+            prefix,
             deadline: Deadline::at_ns(now_ns.saturating_add(for_ns)),
             about: About {
-                length: 128,
+                length: prefix.length,
                 by: rule,
                 everywhere: false,
             },
@@ -214,11 +224,22 @@ pub enum Given {
 /// Gives a ban. The prefix's length must be among [`Settings::lengths`], or nobody looks for it.
 #[inline(always)]
 pub fn give<B: Bans>(ban: &Ban, now_ns: u64, bans: &B) -> Given {
+    give_within::<PROBES, B>(ban, now_ns, bans)
+}
+
+/// The same for rules, which try [`PROBES_OF_RULES`] buckets: of a ban that is in another one there are then two, and the longer counts.
+#[inline(always)]
+pub fn give_by_rule<B: Bans>(ban: &Ban, now_ns: u64, bans: &B) -> Given {
+    give_within::<PROBES_OF_RULES, B>(ban, now_ns, bans)
+}
+
+#[inline(always)]
+fn give_within<const TRIES: u32, B: Bans>(ban: &Ban, now_ns: u64, bans: &B) -> Given {
     let Some(settings) = bans.settings() else {
         return Given::NoRoom;
     };
     let hash = hash_of(&ban.prefix, settings);
-    let given = put(ban, &Place::at(hash), settings, now_ns, bans);
+    let given = put::<TRIES, B>(ban, &Place::at(hash), settings, now_ns, bans);
     // Behind the table: who makes a filter anew meanwhile finds the ban in the one or leaves the bits in the other.
     if !matches!(given, Given::NoRoom) {
         for index in 0..FILTERS {
@@ -252,6 +273,8 @@ pub fn filter_anew<B: Bans>(prefixes: impl Iterator<Item = Prefix>, bans: &B) {
     for word in &filter.words {
         word.store(0);
     }
+    // A program that has written a ban before it is looked for below sets its bits behind this.
+    fence(Ordering::SeqCst);
     for prefix in prefixes {
         mark(hash_of(&prefix, settings), filter);
     }
@@ -260,7 +283,7 @@ pub fn filter_anew<B: Bans>(prefixes: impl Iterator<Item = Prefix>, bans: &B) {
 
 /// Writes a ban into the table.
 #[inline(always)]
-fn put<B: Bans>(
+fn put<const TRIES: u32, B: Bans>(
     ban: &Ban,
     place: &Place,
     settings: &Settings<B::Word>,
@@ -268,9 +291,10 @@ fn put<B: Bans>(
     bans: &B,
 ) -> Given {
     let word = SlotWord::new(place.tag, ban.deadline);
+    let by_rule = ban.about.by != 0;
     // The first place that could be taken: bucket's index and way, found while the prefix itself is looked for.
     let mut free = None;
-    for probe in 0..PROBES {
+    for probe in 0..TRIES {
         let index = place.bucket(probe, settings);
         let Some(bucket) = bans.bucket(index) else {
             return Given::NoRoom;
@@ -280,21 +304,13 @@ fn put<B: Bans>(
             let found = SlotWord(slot.load());
             if found.tag() == place.tag
                 && let Some(before) = of(slot, entry, &ban.prefix)
+                && let Some(given) = renew(ban, before, word, slot, entry, now_ns)
             {
-                let over = before.deadline().is_over(now_ns);
-                if slot.swap(before.0, word.0) {
-                    entry.about.store(ban.about.to_word());
-                    if over {
-                        entry.since_ns.store(now_ns);
-                        return Given::New;
-                    }
-                    return Given::Renewed;
-                }
+                return given;
             }
             empty |= found.0 == SlotWord::EMPTY.0;
-            let is_free =
-                found.0 == SlotWord::EMPTY.0 || found.is_used() && found.deadline().is_over(now_ns);
-            if free.is_none() && is_free {
+            // Rules leave room for commands, whoever they ban.
+            if free.is_none() && (!by_rule || way < WAYS_OF_RULES) && can_be_had(found, now_ns) {
                 free = Some((index, way, found));
             }
         }
@@ -334,6 +350,45 @@ pub fn since_ns<B: Bans>(prefix: &Prefix, bans: &B) -> Option<u64> {
         .flat_map(|bucket| bucket.slots.iter().zip(&bucket.entries))
         .find(|(slot, entry)| of(*slot, entry, prefix).is_some())
         .map(|(_, entry)| entry.since_ns.load())
+}
+
+/// Whether a slot is nobody's, or its ban over.
+#[inline(always)]
+const fn can_be_had(word: SlotWord, now_ns: u64) -> bool {
+    word.0 == SlotWord::EMPTY.0 || word.is_used() && word.deadline().is_over(now_ns)
+}
+
+/// Gives a ban that is there another time. `None` if it was changed meanwhile.
+#[inline(always)]
+fn renew<W: Word>(
+    ban: &Ban,
+    before: SlotWord,
+    word: SlotWord,
+    slot: &W,
+    entry: &Entry<W>,
+    now_ns: u64,
+) -> Option<Given> {
+    let is_over = before.deadline().is_over(now_ns);
+    // No rule makes a ban end earlier, or be meant for fewer interfaces.
+    let by_rule = ban.about.by != 0;
+    if by_rule && !is_over && before.deadline().0 >= ban.deadline.0 {
+        return Some(Given::Renewed);
+    }
+    let known = About::from_word(entry.about.load());
+    let about = About {
+        everywhere: ban.about.everywhere || by_rule && !is_over && known.everywhere,
+        ..ban.about
+    };
+    if !slot.swap(before.0, word.0) {
+        return None;
+    }
+    entry.about.store(about.to_word());
+    Some(if is_over {
+        entry.since_ns.store(now_ns);
+        Given::New
+    } else {
+        Given::Renewed
+    })
 }
 
 /// Lifts the ban of this very prefix. Returns whether there was one at `now_ns`.

@@ -1,7 +1,7 @@
 //! What no rule accepts: does it answer a flow that this host has opened?
 
-use super::Decision;
 use super::flow::{self, Answer, FlowPacket, Kind, Segment};
+use super::{Decision, ban};
 use crate::abi::flow::{Key, PortProtocol};
 use crate::abi::image::{Selector, header};
 use crate::abi::reason::{DropReason, PassReason};
@@ -56,6 +56,10 @@ pub fn decide<F: Frame + ?Sized, W: World>(
         Answer::Expired => Decision::dropped(DropReason::FlowExpired),
         // A connection that a banned or limited source has opened itself is just what is to be held back.
         Answer::NoFlow | Answer::NoTable if refused.outcome().is_held() => return refused,
+        // Of rules for SYNs alone, or that serve the port no more.
+        Answer::NoFlow | Answer::NoTable if ban::holds_now(packet, world) => {
+            return Decision::held(DropReason::Banned, DropReason::Banned.counter());
+        }
         Answer::NoFlow | Answer::NoTable => refused,
     };
     // The flow may have missed what went another way or was let through without it, so where the kernel knows the connection,

@@ -7,7 +7,7 @@
 //! whole datagram (RFC 5722; Linux does the same for IPv4); of those that would rewrite what rules have looked at, the parser drops
 //! the ones that it can tell by themselves ([`DropReason::FragmentOverlap`]).
 
-use super::{Asked, BROKEN, Decision, by_policy, counted, finish};
+use super::{Asked, BROKEN, Decision, ban, by_policy, counted, finish};
 use crate::abi::fragment::FragmentKey;
 use crate::abi::reason::{DropReason, PassReason};
 use crate::frame::Frame;
@@ -67,6 +67,13 @@ fn first<W: World>(
 /// The verdict on a later fragment.
 #[inline(always)]
 fn later<W: World>(packet: &Packet, identification: u32, world: &W) -> Decision {
+    if ban::holds_now(packet, world) {
+        return counted(
+            Decision::dropped(DropReason::Banned),
+            packet.frame_bytes,
+            world,
+        );
+    }
     let decision = match world.first_fragment(&FragmentKey::new(packet, identification)) {
         Some(true) => Decision::passed(PassReason::Fragment),
         Some(false) => Decision::dropped(DropReason::FragmentDenied),

@@ -237,7 +237,9 @@ impl Strikes {
         let counted = count
             .wrapping_mul(within)
             .wrapping_add(before.wrapping_mul(left));
+        // Who is banned begins anew, so that a ban that is lifted is not given again at once.
         let reached = counted >= after.wrapping_mul(within);
+        let (before, count) = if reached { (0, 0) } else { (before, count) };
         (Self::new(start, within_ns, before, count), reached)
     }
 }
@@ -316,7 +318,11 @@ mod ease {
     pub(super) const MEANS_NOTHING: u64 = 3;
 }
 
-/// Takes a bucket of the line for `owner`. Returns whether one could be had.
+/// How long a bucket that all share keeps its place without anybody asking for it.
+const SHARED_IDLE_NS: u64 = 3_600_000_000_000;
+
+/// Takes a bucket of the line for `owner`. One that all share who come under a rule is had at anybody's cost: there are few of them, and
+/// they stay. Returns whether one could be had.
 #[inline(always)]
 fn claim<W: Word>(line: &Line<W>, owner: Owner, until: u64, now_ns: u64) -> bool {
     let mut best = 0;
@@ -324,13 +330,22 @@ fn claim<W: Word>(line: &Line<W>, owner: Owner, until: u64, now_ns: u64) -> bool
     for (way, bucket) in line.buckets.iter().enumerate() {
         let found = Owner(bucket.owner.load());
         let left = bucket.until.load().saturating_sub(now_ns);
+        let is_shared = found.kind_number() == Kind::Shared as u64;
         let ease = if found.0 == Owner::BUSY.0 {
             ease::NEVER
+        } else if is_shared {
+            // Whoever comes under a rule would find no bucket at all.
+            let idle = now_ns.saturating_sub(bucket.until.load());
+            if idle > SHARED_IDLE_NS {
+                ease::MEANS_NOTHING
+            } else {
+                ease::NEVER
+            }
         } else if left == 0 || found.0 == Owner::EMPTY.0 {
             ease::MEANS_NOTHING
         } else if found.kind_number() == Kind::Conversation as u64 {
             ease::CONVERSATION
-        } else if found.is_over() || found.kind_number() == Kind::Shared as u64 {
+        } else if found.is_over() && owner.kind_number() != Kind::Shared as u64 {
             ease::NEVER
         } else {
             ease::NOT_OVER

@@ -30,14 +30,22 @@ pub fn arriving<W: World>(
         return strike(asked);
     }
     if !within(packet, &terms, world) {
+        let held = Decision::held(DropReason::RateLimit, terms.over);
         let held = Asked {
-            by_rules: Decision::held(DropReason::RateLimit, terms.over),
+            by_rules: if terms.ban.is_some() {
+                held.with_terms()
+            } else {
+                held
+            },
             ..*asked
         };
-        return if terms.ban.is_some() {
+        // What answers this host is let in, and does not count.
+        return if connection::may_answer(&packet.transport, world) {
+            refused(&held)
+        } else if terms.ban.is_some() {
             strike(&held)
         } else {
-            hold_back(&held, world, refused)
+            finish(&held, held.by_rules, world)
         };
     }
     if let Some(rate) = &terms.cookies
@@ -54,41 +62,18 @@ pub fn arriving<W: World>(
     finish(asked, asked.by_rules, world)
 }
 
-/// Counts a packet that was dropped or limited towards its source's ban, and drops it, unless it is over a limit and answers this host:
-/// so `refused` decides.
+/// Counts a packet that is dropped for good towards its source's ban.
 #[inline(always)]
-pub fn struck<W: World>(
-    asked: &Asked,
-    world: &W,
-    refused: impl FnOnce(&Asked) -> Decision,
-) -> Decision {
+pub fn struck<W: World>(asked: &Asked, world: &W) -> Decision {
     if let Some(Terms {
         over,
         ban: Some(ban),
         ..
     }) = of(asked.number, header::INGRESS, world)
     {
-        strike(source(&asked.packet).0, over, &ban, world);
+        strike(source(&asked.packet), over, &ban, world);
     }
-    if asked.by_rules.outcome().is_held() {
-        hold_back(asked, world, refused)
-    } else {
-        finish(asked, asked.by_rules, world)
-    }
-}
-
-/// Drops what is over a limit, unless it answers this host.
-#[inline(always)]
-fn hold_back<W: World>(
-    asked: &Asked,
-    world: &W,
-    refused: impl FnOnce(&Asked) -> Decision,
-) -> Decision {
-    if connection::may_answer(&asked.packet.transport, world) {
-        refused(asked)
-    } else {
-        finish(asked, asked.by_rules, world)
-    }
+    finish(asked, asked.by_rules, world)
 }
 
 /// What an egress rule with terms accepts, held to them. `None` if the tables are missing or inconsistent.
@@ -108,6 +93,10 @@ fn of<W: World>(number: u32, at: u32, world: &W) -> Option<Terms> {
     let tables = world.tables()?;
     let all = tables.u32(at + header::TERMS)?;
     let line = tables.u32(all.wrapping_add(number))?;
+    // Rules of another generation, by the time that a packet came here.
+    if all == 0 || line == 0 {
+        return None;
+    }
     Some(Terms::from_line(tables.line(line)?))
 }
 
@@ -231,21 +220,30 @@ fn conversation_key(packet: &Packet, rule: u32) -> Key {
     }
 }
 
-/// Counts a packet towards its source's ban by the rule with this counter slot, and bans it when it is time.
+/// Counts a packet towards its source's ban by the rule with this counter slot: an address of IPv4, of IPv6 a prefix. Nothing counts for
+/// those whom no ban cuts.
 #[inline(always)]
-fn strike<W: World>(source: [u64; 2], rule: u32, terms: &BanAfter, world: &W) {
-    let now_ns = world.now_ns(false);
+fn strike<W: World>((source, is_v4): ([u64; 2], bool), rule: u32, terms: &BanAfter, world: &W) {
+    if ban::may_be_banned(source, world) == Some(true) {
+        let length = if is_v4 { 128 } else { terms.length_v6.into() };
+        let prefix = Prefix::of(source, length);
+        if world.strike(&prefix, rule, terms) {
+            world.give_ban(&prefix, rule, terms.for_ns);
+        }
+    }
+}
+
+/// Counts a packet towards the ban of a prefix by the rule with this counter slot. Returns whether it is time.
+#[inline(always)]
+pub fn strike_prefix<W: World>(prefix: &Prefix, rule: u32, terms: &BanAfter, world: &W) -> bool {
     let key = Key {
-        source,
+        source: prefix.address,
         rule,
         more: 0,
         kind: Kind::Strikes,
     };
-    if limit::strike(&key, terms.after, terms.within_ns, now_ns, world.limits())
-        && ban::may_be_banned(source, world) == Some(true)
-    {
-        world.give_ban(source, rule, terms.for_ns);
-    }
+    let now_ns = world.now_ns(false);
+    limit::strike(&key, terms.after, terms.within_ns, now_ns, world.limits())
 }
 
 /// The packet's source as tables of state have it, and whether it is IPv4.

@@ -29,10 +29,11 @@ add)
     elif [ "$seconds" -gt 31536000 ]; then
         seconds=31536000
     fi
-    exec "$firewall" ban --for "${seconds}s" --reason "$reason" -- "$target"
+    # A longer ban that somebody else has given stays.
+    exec "$firewall" ban --for "${seconds}s" --keep-longer --reason "$reason" -- "$target"
     ;;
 del)
-    exec "$firewall" unban -- "$target"
+    exec "$firewall" unban --reason "$reason" -- "$target"
     ;;
 *)
     echo "usage: $0 add|del ADDRESS|RANGE SECONDS REASON JSON" >&2

@@ -9,7 +9,7 @@ use super::{bans, interface};
 use crate::kernel::attach::{self, ModeChoice};
 use crate::kernel::cookies::{self, Made};
 use crate::kernel::flows::Wanted;
-use crate::kernel::guard::{Found, Guard, remove_stale};
+use crate::kernel::guard::{Found, Guard, Start, remove_stale};
 use crate::kernel::interface::{Interface, Kind, Mode};
 use crate::kernel::state::Sizes;
 use crate::kernel::{offload, pins};
@@ -148,18 +148,19 @@ fn apply(
             }
         }
         Found::Stale | Found::Nothing => {
-            if matches!(found, Found::Stale) {
+            let is_stale = matches!(found, Found::Stale);
+            let bans = bans::inherited(interface, is_stale)?;
+            if is_stale {
                 remove_stale(&interface.name)?;
             }
-            let guard = Guard::attach(
-                interface,
-                mode,
-                prepared.image,
-                &description,
-                &wanted,
+            let start = Start {
+                image: prepared.image,
+                description: &description,
+                wanted: &wanted,
                 sizes,
-            )?;
-            bans::take_over(&guard, interface)?;
+                bans: &bans,
+            };
+            let guard = Guard::attach(interface, mode, start)?;
             set_up_flows(&guard, interface, &wanted, output)?;
             (guard, true)
         }

@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 use super::guards;
 use crate::counters::Subject;
 use crate::kernel::bans::{LiveBan, shown_length};
-use crate::kernel::guard::{Found, Guard};
+use crate::kernel::guard::{self, Found, Guard};
 use crate::kernel::interface::{self, Interface};
 use crate::kernel::pins;
 use crate::output::{self, Output, duration, table};
@@ -75,10 +75,10 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, String> {
         let network = match text.parse::<IpAddr>() {
             Ok(address) => IpNet::from(address.to_canonical()),
-            Err(_) => text.parse::<IpNet>().map_err(|_| {
+            Err(_) => unmapped(text.parse::<IpNet>().map_err(|_| {
                 "write an address or a network, such as 203.0.113.7, 203.0.113.0/24 or 2001:db8::/48"
                     .to_owned()
-            })?,
+            })?)?,
         };
         if network.prefix_len() == 0 {
             return Err(
@@ -94,6 +94,23 @@ impl FromStr for Target {
             ));
         }
         Ok(Self(network))
+    }
+}
+
+/// A network of IPv4-mapped addresses is one of IPv4: no such address is ever on a wire.
+fn unmapped(network: IpNet) -> Result<IpNet, String> {
+    let IpNet::V6(v6) = network else {
+        return Ok(network);
+    };
+    let mapped = Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0);
+    match (v6.addr().to_ipv4_mapped(), v6.prefix_len().checked_sub(96)) {
+        (Some(v4), Some(length)) => {
+            IpNet::new(IpAddr::V4(v4), length).map_err(|error| error.to_string())
+        }
+        _ if v6.contains(&mapped) && v6.prefix_len() > 0 => Err(
+            "that holds all IPv4-mapped addresses; name networks of IPv4 and IPv6 apart".to_owned(),
+        ),
+        _ => Ok(network),
     }
 }
 
@@ -199,25 +216,32 @@ fn seconds(ns: u64) -> f64 {
     (ns / 1_000_000) as f64 / 1000.0
 }
 
-/// Gives a newly guarded interface the bans that are meant for all, from another one of the network namespace.
-pub(crate) fn take_over(guard: &Guard, newcomer: &Interface) -> Result<()> {
+/// The bans that an interface begins with: those meant for all, from the other guarded ones of the network namespace, and what it had
+/// itself before it was removed or made again.
+pub(crate) fn inherited(newcomer: &Interface, is_stale: bool) -> Result<Vec<LiveBan>> {
+    let mut bans = Vec::new();
+    if is_stale {
+        bans.extend(guard::stale_bans(&newcomer.name)?);
+    }
     let pinned = pins::interfaces()?;
     for interface in interface::all()? {
-        if interface.name == newcomer.name || !pinned.contains(&interface.name) {
-            continue;
+        if interface.name != newcomer.name
+            && pinned.contains(&interface.name)
+            && let Found::Guard(other) = Guard::find(&interface)?
+        {
+            let live = other.bans()?.live();
+            bans.extend(live.into_iter().filter(|ban| ban.about.everywhere));
         }
-        let Found::Guard(other) = Guard::find(&interface)? else {
-            continue;
-        };
-        let mut table = guard.bans()?;
-        for ban in other.bans()?.live() {
-            if ban.about.everywhere {
-                table.give(ban.prefix, ban.left_ns, true, ban.reason.as_deref())?;
-            }
-        }
-        return Ok(());
     }
-    Ok(())
+    // Of several for one prefix, the one that ends last.
+    bans.sort_by_key(|ban| {
+        (
+            ban.prefix,
+            std::cmp::Reverse(ban.left_ns.unwrap_or(u64::MAX)),
+        )
+    });
+    bans.dedup_by_key(|ban| ban.prefix);
+    Ok(bans)
 }
 
 #[cfg(test)]
@@ -233,6 +257,7 @@ mod tests {
             ("203.0.113.0/24", "203.0.113.0/24"),
             ("::ffff:203.0.113.7", "203.0.113.7"),
             ("2001:db8::/48", "2001:db8::/48"),
+            ("::ffff:203.0.113.0/120", "203.0.113.0/24"),
         ] {
             let parsed = target(text).unwrap();
             assert_eq!(parsed.to_string(), shown);
@@ -245,6 +270,8 @@ mod tests {
             "203.0.113.0/33",
             "0.0.0.0/0",
             "::/0",
+            "::/8",
+            "::ffff:0:0/96",
         ] {
             assert!(target(wrong).is_err(), "{wrong}");
         }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use firewall_common::abi::ban::{
-    About, Bucket, Deadline, Entry, FILTERS, Filter, MAP_BAN_FILTERS, MAP_BAN_SETTINGS, MAP_BANS,
-    MAX_LENGTHS, Prefix, Settings, SlotWord,
+    About, Bucket, Deadline, Entry, FILTERS, Filter, LENGTHS_OF_RULES, MAP_BAN_FILTERS,
+    MAP_BAN_SETTINGS, MAP_BANS, MAX_LENGTHS, Prefix, Settings, SlotWord,
 };
 use firewall_common::abi::flow::Key;
 use firewall_common::decide::ban::{self, Ban, Family, Given, HostBans};
@@ -31,6 +31,9 @@ pub const MAX_REASON: usize = 112;
 type ReasonKey = [u64; 3];
 /// Since when the ban is, which tells a reason of an earlier one; then length and text.
 type Reason = [u8; 8 + 8 + MAX_REASON];
+
+/// Different prefix lengths that bans of people may have, besides single addresses: of the others one may be of rules.
+const MOST_LENGTHS: usize = (MAX_LENGTHS - LENGTHS_OF_RULES) as usize;
 
 /// Bits that a prefix of which there are no more lengths may be split by: into 256 at the most.
 const MAX_SPLIT_BITS: u8 = 8;
@@ -222,9 +225,9 @@ impl BanTable {
         bans
     }
 
-    /// Looks from now on for just those prefix lengths that bans have, and if `by_rule`, for single addresses, which rules ban; and lets
-    /// no others past the filter.
-    pub fn settle(&self, by_rule: bool) {
+    /// Looks from now on for just those prefix lengths that bans have, and where rules ban, for single addresses of IPv4 and prefixes
+    /// of IPv6 of `by_rule` bits; and lets no others past the filter.
+    pub fn settle(&self, by_rule: Option<u8>) {
         let now_ns = now_ns();
         let mut lengths: [BTreeSet<u8>; 2] = Default::default();
         for (word, prefix, _) in self.entries() {
@@ -232,10 +235,12 @@ impl BanTable {
                 lengths[family(&prefix) as usize].insert(prefix.length);
             }
         }
-        for (word, mut lengths) in self.settings[0].lengths.iter().zip(lengths) {
-            if by_rule {
-                lengths.insert(128);
-            }
+        if let Some(length_v6) = by_rule {
+            let [v4, v6] = &mut lengths;
+            v4.insert(128);
+            v6.insert(length_v6);
+        }
+        for (word, lengths) in self.settings[0].lengths.iter().zip(lengths) {
             word.store(packed(&lengths), Ordering::Release);
         }
         let live = self
@@ -269,7 +274,10 @@ impl BanTable {
         if lengths.contains(&prefix.length) {
             return Ok(vec![prefix]);
         }
-        if lengths.len() < MAX_LENGTHS as usize {
+        // Those of rules are there when they are needed.
+        let is_single = prefix.length == 128;
+        let others = lengths.iter().filter(|&&length| length != 128).count();
+        if is_single || others < MOST_LENGTHS {
             lengths.insert(prefix.length);
             word.store(packed(&lengths), Ordering::Release);
             return Ok(vec![prefix]);
@@ -288,7 +296,7 @@ impl BanTable {
                     .collect())
             }
             _ => bail!(
-                "bans have {MAX_LENGTHS} different prefix lengths already, each of which every packet is looked up by; use one of \
+                "bans have {MOST_LENGTHS} different prefix lengths already, each of which every packet is looked up by; use one of \
                  them: {}",
                 lengths
                     .iter()

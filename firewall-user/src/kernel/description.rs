@@ -41,8 +41,8 @@ pub struct Policy {
     pub default_accepts: bool,
     /// Whether what no egress rule matches is let out.
     pub egress_default_accepts: bool,
-    /// Whether a rule bans, and so single addresses are looked for among bans.
-    pub bans_by_rule: bool,
+    /// Bits of the IPv6 prefixes that rules ban, if any does: they are looked for among bans, and so are addresses of IPv4.
+    pub bans_by_rule: Option<u8>,
     /// Whom no ban cuts: first and last address of each range.
     pub never_banned: Vec<(IpAddr, IpAddr)>,
     /// Whether the file lists VLANs, which holds only where tags are seen.

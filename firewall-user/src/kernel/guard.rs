@@ -38,7 +38,7 @@ use firewall_common::abi::{
 };
 
 use super::attach::{self, ModeChoice};
-use super::bans::BanTable;
+use super::bans::{BanTable, LiveBan};
 use super::counters::Counters;
 use super::description::Description;
 use super::flows::{self, Fill, FlowTable, LiveFlow, Wanted};
@@ -93,6 +93,21 @@ pub enum Found {
     Stale,
     /// Our program, at work.
     Guard(Box<Guard>),
+}
+
+/// What an interface begins with.
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// The tables in force from the first packet.
+    pub image: Vec<Line>,
+    /// What they came from.
+    pub description: &'a Description,
+    /// The flow table, where the network namespace has none.
+    pub wanted: &'a Wanted,
+    /// How large its own tables are.
+    pub sizes: Sizes,
+    /// Who is banned from the first packet.
+    pub bans: &'a [LiveBan],
 }
 
 /// An interface with our program attached and its state pinned.
@@ -166,25 +181,18 @@ impl Guard {
         })))
     }
 
-    /// Attaches the firewall to an interface that has none, with `image` in force from the first packet. The flow table is
-    /// that of the network namespace or, if there is none, a new one as is `wanted`.
+    /// Attaches the firewall to an interface that has none. The flow table is that of the network namespace or, if there is none, a new
+    /// one as is wanted.
     ///
     /// # Errors
     ///
     /// A sentence; the machine is then as it was.
-    pub fn attach(
-        interface: &Interface,
-        mode: ModeChoice,
-        image: Vec<Line>,
-        description: &Description,
-        wanted: &Wanted,
-        sizes: Sizes,
-    ) -> Result<Box<Self>> {
+    pub fn attach(interface: &Interface, mode: ModeChoice, start: Start<'_>) -> Result<Box<Self>> {
         attach::check(interface)?;
         let pins = Pins::of(&interface.name);
         clear(&pins, &interface.name)?;
         pins.create()?;
-        let attached = Self::attach_new(interface, mode, image, description, wanted, sizes, &pins);
+        let attached = Self::attach_new(interface, mode, start, &pins);
         if attached.is_err() {
             clear(&pins, &interface.name)?;
         }
@@ -202,12 +210,16 @@ impl Guard {
     fn attach_new(
         interface: &Interface,
         mode: ModeChoice,
-        image: Vec<Line>,
-        description: &Description,
-        wanted: &Wanted,
-        sizes: Sizes,
+        start: Start<'_>,
         pins: &Pins,
     ) -> Result<()> {
+        let Start {
+            image,
+            description,
+            wanted,
+            sizes,
+            bans,
+        } = start;
         let place = Place {
             class: image::class_of(&image),
             slot: 0,
@@ -232,7 +244,7 @@ impl Guard {
             pin_map(&mut instance, name, &pins.map(name))?;
         }
         BanTable::pin_reasons(pins, sizes.ban_buckets * ban::WAYS as u32)?;
-        instance.bans()?.settle(description.policy.bans_by_rule);
+        give(bans, description.policy.bans_by_rule, pins)?;
         pin_map(&mut instance, MAP_COUNTERS, &pins.counters(0))?;
         description.pin(&pins.policy(place))?;
         for hook in Hook::ALL {
@@ -275,8 +287,8 @@ impl Guard {
         let old: HashSet<u32> = slots(&self.description).collect();
         counters.clear(slots(&description).filter(|slot| !old.contains(slot)))?;
         description.pin(&self.pins.policy(place))?;
-        if description.policy.bans_by_rule {
-            self.bans()?.settle(true);
+        if description.policy.bans_by_rule.is_some() {
+            self.bans()?.settle(description.policy.bans_by_rule);
         }
 
         let mut control = control(&self.pins)?;
@@ -443,6 +455,33 @@ impl Guard {
         MapData::from_pin(self.pins.map(name))
             .with_context(|| format!("opening the pinned map {name}"))
     }
+}
+
+/// Gives bans that were given elsewhere before the first packet can come in.
+fn give(bans: &[LiveBan], by_rule: Option<u8>, pins: &Pins) -> Result<()> {
+    let mut table = BanTable::open(pins)?;
+    table.settle(by_rule);
+    for ban in bans {
+        let given = table.give(
+            ban.prefix,
+            ban.left_ns,
+            ban.about.everywhere,
+            ban.reason.as_deref(),
+        );
+        if let Err(error) = given {
+            eprintln!("warning: a ban was not taken over: {error:#}");
+        }
+    }
+    Ok(())
+}
+
+/// The bans that are pinned with an interface which is not guarded any more.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn stale_bans(name: &str) -> Result<Vec<LiveBan>> {
+    Ok(BanTable::open(&Pins::of(name))?.live())
 }
 
 /// Removes pins whose program is on no interface.

@@ -53,6 +53,7 @@ fn terms(terms: &model::Terms, limits: &Limits, over: u32) -> Terms {
             after: ban.after.into(),
             within_ns: u64::from(ban.within_s) * second,
             for_ns: u64::from(ban.for_s) * second,
+            length_v6: limits.prefix_v6,
         }),
         cookies: terms
             .syn_cookies
