@@ -67,8 +67,10 @@ impl Harness {
         };
         for hook in Hook::ALL {
             let (baseline, array, empty) = hook.baseline();
-            let empty = load(&mut harness.ebpf, empty)?;
-            harness.go_on(array, &empty)?;
+            if !matches!(hook, Hook::Syn(_)) {
+                let empty = load(&mut harness.ebpf, empty)?;
+                harness.go_on(array, &empty)?;
+            }
             load(&mut harness.ebpf, baseline)?;
             load(&mut harness.ebpf, hook.driver().0)?;
         }
@@ -216,7 +218,7 @@ impl Harness {
     fn run(&mut self, program: &str, packets: u32) -> Result<f64> {
         self.start(0)?;
         let options = TestRunOptions {
-            data_in: Some(&[0; FRAME_BYTES]),
+            data_in: Some(&[0; FRAME_BYTES][..self.hook.frame_bytes()]),
             repeat: packets + 1,
             ..TestRunOptions::default()
         };
@@ -258,7 +260,7 @@ impl Harness {
             lap: u64::from(self.lap),
             lap_mask: u64::from(self.laps.count - 1),
             lap_shift: match self.laps.hook {
-                Hook::Ingress => LAP_IN_DESTINATION_PORT,
+                Hook::Ingress | Hook::Syn(_) => LAP_IN_DESTINATION_PORT,
                 Hook::Egress => LAP_IN_SOURCE_PORT,
             },
             drain: 0,

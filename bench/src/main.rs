@@ -28,7 +28,7 @@ use clap::{Parser, ValueEnum};
 
 use effort::Effort;
 use harness::Harness;
-use section::{Bench, apply, flows, groups, limits, memory, rules, served, traffic};
+use section::{Bench, apply, cookies, flows, groups, limits, memory, rules, served, traffic};
 
 /// Measure the firewall, beside others
 #[derive(Debug, Parser)]
@@ -62,6 +62,8 @@ enum Part {
     Flows,
     /// Limits and bans
     Limits,
+    /// SYNs answered with cookies, beside nftables' synproxy
+    Cookies,
     /// Time of an apply
     Apply,
     /// Memory by map, and the verifier's count
@@ -114,6 +116,15 @@ fn main() -> Result<()> {
             Part::Limits => {
                 limits::run(&mut bench)?;
                 &[&limits::SECTION, &limits::RATIO]
+            }
+            Part::Cookies => {
+                cookies::run(&mut bench)?;
+                &[
+                    &cookies::SECTION,
+                    &cookies::RATIO,
+                    &cookies::RATE,
+                    &cookies::RATE_RATIO,
+                ]
             }
             Part::Apply => {
                 apply::run(&mut bench)?;
