@@ -228,7 +228,7 @@ impl Harness {
             _ => bail!("{program} is a program of another kind"),
         }
         .context("test run")?;
-        self.finish(packets)
+        Ok(self.finish(packets)?.median)
     }
 
     /// Nanoseconds a packet to send live frames to `interface` and to process there what arrives.
@@ -237,6 +237,15 @@ impl Harness {
     ///
     /// What the kernel says.
     pub(crate) fn live(&mut self, interface: u32, packets: u32) -> Result<f64> {
+        Ok(self.live_spread(interface, packets)?.median)
+    }
+
+    /// The same as its intervals spread. Where one takes nearly as long as a clock tick, other processes disturb most of them.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub(crate) fn live_spread(&mut self, interface: u32, packets: u32) -> Result<Spread> {
         self.start(interface)?;
         let options = TestRunOptions {
             data_in: Some(&[0; FRAME_BYTES]),
@@ -271,8 +280,8 @@ impl Harness {
         Ok(map.set(0, run, 0)?)
     }
 
-    /// The median interval's nanoseconds a packet.
-    fn finish(&self, packets: u32) -> Result<f64> {
+    /// The intervals' nanoseconds a packet.
+    fn finish(&self, packets: u32) -> Result<Spread> {
         let map = self.ebpf.map("RUN").context("no run in the object")?;
         let run: Run = Array::try_from(map)?.get(&0, 0)?;
         ensure!(
@@ -284,7 +293,7 @@ impl Harness {
         let intervals = clocks
             .windows(2)
             .map(|pair| (pair[1] - pair[0]) as f64 / INTERVAL as f64);
-        Ok(Spread::of(intervals.collect()).median)
+        Ok(Spread::of(intervals.collect()))
     }
 }
 

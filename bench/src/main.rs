@@ -33,7 +33,7 @@ use section::{Bench, apply, cookies, flows, groups, limits, memory, rules, serve
 /// Measure the firewall, beside others
 #[derive(Debug, Parser)]
 struct Cli {
-    /// A first look: fewer rounds and sizes, and no live traffic unless it is asked for
+    /// A first look: fewer rounds and sizes, and no live traffic or cookies unless asked for
     #[arg(long)]
     quick: bool,
 
@@ -75,7 +75,7 @@ enum Part {
 impl Part {
     /// Whether a first look has it.
     fn is_quick(self) -> bool {
-        self != Self::Traffic
+        !matches!(self, Self::Traffic | Self::Cookies)
     }
 }
 
