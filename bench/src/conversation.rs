@@ -91,7 +91,9 @@ impl Flow {
 
     fn write(&self, form: Form, buffer: &mut Vec<u8>) -> Result<()> {
         let (addresses, ports) = match form.hook() {
-            Hook::Ingress => ((self.remote, HOST_V4), (self.remote_port, self.local_port)),
+            Hook::Ingress | Hook::Syn(_) => {
+                ((self.remote, HOST_V4), (self.remote_port, self.local_port))
+            }
             Hook::Egress => ((HOST_V4, self.remote), (self.local_port, self.remote_port)),
         };
         let builder = || {

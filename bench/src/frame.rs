@@ -48,7 +48,8 @@ impl Packet {
 
 /// The guarded host.
 pub(crate) const HOST_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
-const HOST_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 10);
+/// The same over IPv6.
+pub(crate) const HOST_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 10);
 const ETHERNET: u16 = 14;
 const TAG: u16 = 4;
 pub(crate) const TIME_TO_LIVE: u8 = 61;

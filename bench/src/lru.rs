@@ -46,7 +46,7 @@ impl Lru {
     /// The program at `hook`, to be measured.
     pub(crate) const fn program(&self, hook: Hook) -> &ProgramFd {
         match hook {
-            Hook::Ingress => &self.ingress,
+            Hook::Ingress | Hook::Syn(_) => &self.ingress,
             Hook::Egress => &self.egress,
         }
     }

@@ -28,12 +28,12 @@ use clap::{Parser, ValueEnum};
 
 use effort::Effort;
 use harness::Harness;
-use section::{Bench, apply, flows, groups, limits, memory, rules, served, traffic};
+use section::{Bench, apply, cookies, flows, groups, limits, memory, rules, served, traffic};
 
 /// Measure the firewall, beside others
 #[derive(Debug, Parser)]
 struct Cli {
-    /// A first look: fewer rounds and sizes, and no live traffic unless it is asked for
+    /// A first look: fewer rounds and sizes, and no live traffic or cookies unless asked for
     #[arg(long)]
     quick: bool,
 
@@ -62,6 +62,8 @@ enum Part {
     Flows,
     /// Limits and bans
     Limits,
+    /// SYNs answered with cookies, beside nftables' synproxy
+    Cookies,
     /// Time of an apply
     Apply,
     /// Memory by map, and the verifier's count
@@ -73,7 +75,7 @@ enum Part {
 impl Part {
     /// Whether a first look has it.
     fn is_quick(self) -> bool {
-        self != Self::Traffic
+        !matches!(self, Self::Traffic | Self::Cookies)
     }
 }
 
@@ -114,6 +116,15 @@ fn main() -> Result<()> {
             Part::Limits => {
                 limits::run(&mut bench)?;
                 &[&limits::SECTION, &limits::RATIO]
+            }
+            Part::Cookies => {
+                cookies::run(&mut bench)?;
+                &[
+                    &cookies::SECTION,
+                    &cookies::RATIO,
+                    &cookies::RATE,
+                    &cookies::RATE_RATIO,
+                ]
             }
             Part::Apply => {
                 apply::run(&mut bench)?;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use crate::{
     cidr::{Cidr, Family},
     frame::Service,
-    namespace::{FAR, run},
+    namespace::{FAR, NEAR, run},
     rule_list::Rule,
 };
 
@@ -16,7 +16,11 @@ pub(crate) const RULES: &str = "nftables, rules";
 /// Subject of one set.
 pub(crate) const SET: &str = "nftables, set";
 
+/// Subject of SYNs that it answers.
+pub(crate) const SYNPROXY: &str = "nftables, synproxy";
+
 const TABLE: &str = "table netdev bench";
+const PROXY: &str = "table inet proxy";
 
 /// One rule a rule, all of which drop: so only finding the rule is measured.
 pub(crate) fn rules(rules: &[Rule]) -> String {
@@ -66,6 +70,46 @@ pub(crate) fn refused(family: Family, cidrs: &[Cidr]) -> String {
         &set,
         &format!("{field} @refused counter drop\ntcp dport {{ 80, 443 }} counter drop\n"),
     )
+}
+
+/// Answers SYNs to `port` in the place of who listens there, and counts the answers where they arrive: in the ingress hook of the
+/// other end, which drops all that comes.
+pub(crate) fn synproxy(port: u16) -> String {
+    format!(
+        "{TABLE}\ndelete {TABLE}\n{TABLE} {{\ncounter answers {{ }}\n\
+         chain ingress {{\ntype filter hook ingress device \"{NEAR}\" priority 0; policy drop;\n\
+         tcp flags & (syn | ack) == syn | ack counter name answers drop\n}}\n}}\n\
+         {PROXY}\ndelete {PROXY}\n{PROXY} {{\n\
+         chain prerouting {{\ntype filter hook prerouting priority raw; policy accept;\n\
+         tcp dport {port} tcp flags syn notrack\n}}\n\
+         chain input {{\ntype filter hook input priority filter; policy accept;\n\
+         tcp dport {port} ct state invalid,untracked synproxy mss 1460 wscale 7\nct state invalid drop\n}}\n}}\n"
+    )
+}
+
+/// Answers that [`synproxy`] has counted.
+///
+/// # Errors
+///
+/// What `nft` says.
+pub(crate) fn answers() -> Result<u64> {
+    let text = run(&["nft", "list", "counter", "netdev", "bench", "answers"])?;
+    let mut words = text
+        .split_whitespace()
+        .skip_while(|&word| word != "packets");
+    let number = words.nth(1).context("no such counter")?;
+    Ok(number.parse()?)
+}
+
+/// Takes [`synproxy`] away.
+///
+/// # Errors
+///
+/// What `nft` says.
+pub(crate) fn unload_synproxy() -> Result<()> {
+    run(&["nft", "delete", PROXY])
+        .map(drop)
+        .and_then(|()| unload())
 }
 
 /// Puts a rule set in force; the one before is gone.

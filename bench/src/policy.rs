@@ -107,7 +107,7 @@ impl Policy {
     /// What the kernel says.
     pub(crate) fn program_at(&mut self, hook: Hook) -> Result<ProgramFd> {
         let program = match hook {
-            Hook::Ingress => self.instance.program().fd()?,
+            Hook::Ingress | Hook::Syn(_) => self.instance.program().fd()?,
             Hook::Egress => self.instance.egress().fd()?,
         };
         Ok(program.try_clone()?)

@@ -5,6 +5,11 @@ pub(crate) const FRAMES: usize = 1 << 16;
 /// Bytes of each frame that differ, which are all its headers: the program copies this much.
 pub(crate) const FRAME_BYTES: usize = 128;
 
+/// Bytes of the frame that answers a SYN over IPv4, Ethernet header and padding included: a multiple of four.
+pub(crate) const ANSWER_V4: usize = 60;
+/// Bytes of the frame that answers a SYN over IPv6: two more than a multiple of four.
+pub(crate) const ANSWER_V6: usize = 78;
+
 /// Packets between two looks at the clock: so many that looking does not count, so few that most of these intervals are
 /// not disturbed by interrupts and other processes.
 pub(crate) const INTERVAL: u64 = 1 << 10;

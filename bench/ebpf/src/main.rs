@@ -6,6 +6,7 @@
 #![feature(asm_experimental_arch)]
 
 mod abi;
+mod cookie;
 mod lpm;
 mod lru;
 mod source;
@@ -18,6 +19,8 @@ use aya_ebpf::{
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
 };
+
+use crate::abi::{ANSWER_V4, ANSWER_V6, FRAME_BYTES};
 
 /// The program that [`baseline`] goes on to.
 #[btf_map]
@@ -38,36 +41,69 @@ pub static TC_MEASURED: ProgramArray<1> = ProgramArray::new();
 /// Runs the program under test on the next frame.
 #[xdp(frags)]
 pub fn driver(context: XdpContext) -> u32 {
-    go_on(&context, context.data(), context.data_end(), &MEASURED);
+    go_on::<FRAME_BYTES, _>(&context, context.data(), context.data_end(), &MEASURED);
+    xdp_action::XDP_ABORTED
+}
+
+/// The same with frames as long as the answer to a SYN over IPv4.
+#[xdp(frags)]
+pub fn driver_v4(context: XdpContext) -> u32 {
+    go_on::<ANSWER_V4, _>(&context, context.data(), context.data_end(), &MEASURED);
+    xdp_action::XDP_ABORTED
+}
+
+/// The same with frames as long as the answer to a SYN over IPv6.
+#[xdp(frags)]
+pub fn driver_v6(context: XdpContext) -> u32 {
+    go_on::<ANSWER_V6, _>(&context, context.data(), context.data_end(), &MEASURED);
     xdp_action::XDP_ABORTED
 }
 
 /// Runs the empty program on the next frame.
 #[xdp(frags)]
 pub fn baseline(context: XdpContext) -> u32 {
-    go_on(&context, context.data(), context.data_end(), &BARE);
+    go_on::<FRAME_BYTES, _>(&context, context.data(), context.data_end(), &BARE);
+    xdp_action::XDP_ABORTED
+}
+
+/// The same with frames as long as the answer to a SYN over IPv4.
+#[xdp(frags)]
+pub fn baseline_v4(context: XdpContext) -> u32 {
+    go_on::<ANSWER_V4, _>(&context, context.data(), context.data_end(), &BARE);
+    xdp_action::XDP_ABORTED
+}
+
+/// The same with frames as long as the answer to a SYN over IPv6.
+#[xdp(frags)]
+pub fn baseline_v6(context: XdpContext) -> u32 {
+    go_on::<ANSWER_V6, _>(&context, context.data(), context.data_end(), &BARE);
     xdp_action::XDP_ABORTED
 }
 
 /// Runs the tc program under test on the next frame.
 #[classifier]
 pub fn tc_driver(context: TcContext) -> i32 {
-    go_on(&context, context.data(), context.data_end(), &TC_MEASURED);
+    go_on::<FRAME_BYTES, _>(&context, context.data(), context.data_end(), &TC_MEASURED);
     TC_ACT_SHOT
 }
 
 /// Runs the empty tc program on the next frame.
 #[classifier]
 pub fn tc_baseline(context: TcContext) -> i32 {
-    go_on(&context, context.data(), context.data_end(), &TC_BARE);
+    go_on::<FRAME_BYTES, _>(&context, context.data(), context.data_end(), &TC_BARE);
     TC_ACT_SHOT
 }
 
 /// Comes back only where something is missing.
 #[inline(always)]
 #[expect(unsafe_code, reason = "a tail call does not come back")]
-fn go_on<C: EbpfContext>(context: &C, start: usize, end: usize, to: &ProgramArray<1>) {
-    if source::next(start, end).is_some() {
+fn go_on<const BYTES: usize, C: EbpfContext>(
+    context: &C,
+    start: usize,
+    end: usize,
+    to: &ProgramArray<1>,
+) {
+    if source::next::<BYTES>(start, end).is_some() {
         // SAFETY: nothing here has a destructor.
         unsafe { to.tail_call(context, 0) };
     }
@@ -89,7 +125,7 @@ pub fn tc_empty(_: TcContext) -> i32 {
 #[xdp(frags)]
 #[expect(unsafe_code, reason = "a helper")]
 pub fn sender(context: XdpContext) -> u32 {
-    match source::next(context.data(), context.data_end()) {
+    match source::next::<FRAME_BYTES>(context.data(), context.data_end()) {
         // SAFETY: takes two numbers.
         Some(interface) => unsafe { bpf_redirect(interface as u32, 0) as u32 },
         None => xdp_action::XDP_ABORTED,
@@ -123,6 +159,37 @@ pub fn lru_ingress(context: XdpContext) -> u32 {
 pub fn lru_egress(context: TcContext) -> i32 {
     lru::record(context.data(), context.data_end());
     TC_ACT_OK
+}
+
+/// Finds the socket that a SYN over IPv4 is for, and has the kernel make a cookie.
+#[xdp(frags)]
+pub fn cookie_v4(context: XdpContext) -> u32 {
+    cookie::v4::<true>(&context).unwrap_or(xdp_action::XDP_ABORTED)
+}
+
+/// The same over IPv6.
+#[xdp(frags)]
+pub fn cookie_v6(context: XdpContext) -> u32 {
+    cookie::v6::<true>(&context).unwrap_or(xdp_action::XDP_ABORTED)
+}
+
+/// Finds the socket, and that is all.
+#[xdp(frags)]
+pub fn look_up_v4(context: XdpContext) -> u32 {
+    cookie::v4::<false>(&context).unwrap_or(xdp_action::XDP_ABORTED)
+}
+
+/// The same over IPv6.
+#[xdp(frags)]
+pub fn look_up_v6(context: XdpContext) -> u32 {
+    cookie::v6::<false>(&context).unwrap_or(xdp_action::XDP_ABORTED)
+}
+
+/// Counts SYN+ACKs, and drops all.
+#[xdp(frags)]
+pub fn count_answers(context: XdpContext) -> u32 {
+    cookie::count_answer(context.data(), context.data_end());
+    xdp_action::XDP_DROP
 }
 
 #[cfg(not(test))]

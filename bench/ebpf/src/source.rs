@@ -26,9 +26,9 @@ pub struct Source {
     pub frames: [Frame; FRAMES],
 }
 
-/// Puts the next frame into the buffer from `start` to `end`; the interface it may be redirected to.
+/// Puts the first `BYTES` of the next frame into the buffer from `start` to `end`; the interface it may be redirected to.
 #[inline(always)]
-pub(crate) fn next(start: usize, end: usize) -> Option<u64> {
+pub(crate) fn next<const BYTES: usize>(start: usize, end: usize) -> Option<u64> {
     let run = RUN.get_ptr_mut(0)?;
     // SAFETY: the pointer is checked, and only one program runs at a time: user space sees to that.
     let run = unsafe { &mut *run };
@@ -42,11 +42,11 @@ pub(crate) fn next(start: usize, end: usize) -> Option<u64> {
     let ports = lap << (run.lap_shift & 63);
 
     let frame = &SOURCE.get(0)?.frames[number as usize & (FRAMES - 1)];
-    if start + FRAME_BYTES > end {
+    if start + BYTES > end {
         return None;
     }
     let buffer = start as *mut u64;
-    for (index, &word) in frame.iter().enumerate() {
+    for (index, &word) in frame.iter().enumerate().take(BYTES / 8) {
         let word = if index == PORTS_WORD {
             word ^ ports
         } else {
@@ -55,6 +55,20 @@ pub(crate) fn next(start: usize, end: usize) -> Option<u64> {
         // SAFETY: the bytes lie between start and end, and this machine stores words at any address. Volatile,
         // because otherwise the compiler makes it a call of a function that copies byte by byte.
         unsafe { buffer.add(index).write_volatile(word) };
+    }
+    if BYTES % 8 != 0 {
+        let word = frame[BYTES / 8];
+        let at = start + BYTES / 8 * 8;
+        // SAFETY: as above.
+        unsafe {
+            match BYTES % 8 {
+                4 => (at as *mut u32).write_volatile(word as u32),
+                _ => {
+                    (at as *mut u32).write_volatile(word as u32);
+                    ((at + 4) as *mut u16).write_volatile((word >> 32) as u16);
+                }
+            }
+        }
     }
     // SAFETY: adds to a word of the map's value.
     unsafe {

@@ -193,13 +193,23 @@ impl Lane {
     }
 }
 
-fn attach(program: &mut Xdp) -> Result<aya::programs::xdp::XdpLinkId> {
+/// Attaches the program to the far end.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub(super) fn attach(program: &mut Xdp) -> Result<aya::programs::xdp::XdpLinkId> {
     program
         .attach(FAR, XdpMode::Driver)
         .context("attaching to the far end")
 }
 
-fn index(link: &str) -> Result<u32> {
+/// Number of a link in this namespace.
+///
+/// # Errors
+///
+/// What `ip` says.
+pub(super) fn index(link: &str) -> Result<u32> {
     let text = command(&["ip", "-o", "link", "show", link])?;
     let number = text.split(':').next().context("no interface index")?;
     Ok(number.trim().parse()?)

@@ -171,7 +171,9 @@ impl Case {
             (Kind::Opening, _, Fill::Empty) => (vec![left, FLOWS_CREATED], Some(lru::INSERTED)),
             (Kind::Opening, _, Fill::Full) => (vec![left, FLOWS_EVICTED], Some(lru::INSERTED)),
             (Kind::Served, Hook::Egress, _) => (vec![PassReason::EgressReply.counter()], None),
-            (Kind::Served, Hook::Ingress, _) => (vec![tables.by_rules(&packets)?], None),
+            (Kind::Served, Hook::Ingress | Hook::Syn(_), _) => {
+                (vec![tables.by_rules(&packets)?], None)
+            }
             (Kind::Refused, ..) => (vec![tables.by_rules(&packets)?], Some(lru::MISSES)),
         };
         let table = match fill {
