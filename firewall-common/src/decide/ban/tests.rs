@@ -120,6 +120,55 @@ fn a_ban_holds_until_its_time_and_for_its_prefix() {
 }
 
 #[test]
+fn rules_make_no_ban_end_earlier_and_leave_room() {
+    let table = Table::new(64, &[128]);
+    let by_rule = |number, for_ns, now_ns| {
+        give_by_rule(
+            &Ban::by_rule(host(number), 7, for_ns, now_ns),
+            now_ns,
+            &table.bans(),
+        )
+    };
+    let about = |number| {
+        let buckets = table.buckets.iter();
+        let mut slots = buckets.flat_map(|bucket| bucket.slots.iter().zip(&bucket.entries));
+        let (_, entry) = slots
+            .find(|(slot, entry)| of(*slot, entry, &host(number)).is_some())
+            .unwrap();
+        About::from_word(entry.about.load(Ordering::Relaxed))
+    };
+    let forever = Ban {
+        prefix: host(1),
+        deadline: Deadline::NEVER,
+        about: About {
+            length: 128,
+            by: 0,
+            everywhere: true,
+        },
+    };
+    give(&forever, 0, &table.bans());
+    assert_eq!(by_rule(1, SECOND, 0), Given::Renewed);
+    assert!(table.holds(Key::mapped(1), 100 * SECOND));
+    assert_eq!((about(1).by, about(1).everywhere), (0, true));
+    // Longer than what is left is longer.
+    table.give(host(2), Some(10 * SECOND), 0);
+    assert_eq!(by_rule(2, 20 * SECOND, 0), Given::Renewed);
+    assert!(table.holds(Key::mapped(2), 19 * SECOND));
+    assert_eq!(about(2).by, 7);
+    // However many a rule bans, there is room for a command.
+    for number in 1_000..10_000 {
+        by_rule(number, 100 * SECOND, 0);
+    }
+    for number in 0..60 {
+        assert_eq!(
+            table.give(host(100_000 + number), None, 0),
+            Given::New,
+            "{number}"
+        );
+    }
+}
+
+#[test]
 fn what_has_no_room_is_refused_and_nothing_is_given_away() {
     let table = Table::new(64, &[128]);
     let mut given = 0;
