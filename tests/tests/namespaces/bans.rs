@@ -382,3 +382,25 @@ fn bans_outlive_other_rules_and_reach_new_interfaces() -> Result<()> {
     ensure!(said.contains("guarded"), "{said}");
     Ok(())
 }
+
+#[test]
+fn a_ban_cuts_every_fragment() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    lab.apply(&rules(&[SERVED]), "native")?;
+    let receiver = udp(&lab.inside, 7000)?;
+    let source = udp_from(&lab.outside, lab.outside.v4)?;
+    let target = SocketAddr::new(lab.inside.v4.into(), 7000);
+    source.send_to(&[7; 5_000], target)?;
+    ensure!(receiver.recv(&mut [0; 8_000])? == 5_000);
+
+    ban(&lab, &lab.outside.v4.to_string())?;
+    let before = lab.stats()?;
+    source.send_to(&[7; 5_000], target)?;
+    ensure!(receiver.recv(&mut [0; 8_000]).is_err());
+    // All four, and not the first for itself and the others because of it.
+    let after = lab.stats_when(|stats| stats.dropped("banned") >= before.dropped("banned") + 4)?;
+    ensure!(after.dropped("fragment-denied") == before.dropped("fragment-denied"));
+    Ok(())
+}
