@@ -11,6 +11,7 @@ pub(crate) mod rules;
 pub(crate) mod stats;
 pub(crate) mod status;
 pub(crate) mod unban;
+mod watch;
 
 use anyhow::{Context as _, Result, bail};
 

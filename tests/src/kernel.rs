@@ -119,24 +119,11 @@ impl Kernel {
     ///
     /// As [`Self::passes`].
     pub fn lets_out(&mut self, frame: &[u8]) -> Result<bool> {
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            ..TestRunOptions::new()
-        };
-        // TCX_NEXT and TCX_DROP of linux/bpf.h.
-        match self.instance.egress().test_run(options)?.return_value as i32 {
-            -1 => Ok(true),
-            2 => Ok(false),
-            action => bail!("tcx action {action}"),
-        }
+        lets_out(&mut self.instance, frame)
     }
 
     fn run(&mut self, options: TestRunOptions<'_>) -> Result<bool> {
-        match self.instance.program().test_run(options)?.return_value {
-            1 => Ok(false),
-            2 => Ok(true),
-            action => bail!("XDP action {action}"),
-        }
+        lets_in(&mut self.instance, options)
     }
 
     /// Runs `frames` under the active `image` and on the host: each action must be the same, and after all of them every
@@ -251,4 +238,39 @@ pub fn filled(image: &[Line]) -> Vec<Line> {
     let lines = SIZE_CLASSES[class_of(&image) as usize] / size_of::<Line>();
     image.resize(lines, Line::default());
     image
+}
+
+/// Runs one frame through the XDP program of `instance`. Returns whether it may come in.
+///
+/// # Errors
+///
+/// What the kernel says, or another action than these two.
+pub fn lets_in(instance: &mut Instance, options: TestRunOptions<'_>) -> Result<bool> {
+    match instance.program().test_run(options)?.return_value {
+        1 => Ok(false),
+        2 => Ok(true),
+        action => bail!("XDP action {action}"),
+    }
+}
+
+/// Runs one frame through the tcx program of `instance`. Returns whether it may leave.
+///
+/// # Errors
+///
+/// As [`lets_in`].
+pub fn lets_out(instance: &mut Instance, frame: &[u8]) -> Result<bool> {
+    // TCX_NEXT and TCX_DROP of linux/bpf.h.
+    match instance.egress().test_run(of(frame))?.return_value as i32 {
+        -1 => Ok(true),
+        2 => Ok(false),
+        action => bail!("tcx action {action}"),
+    }
+}
+
+/// A test run of one frame in one piece.
+pub fn of(frame: &[u8]) -> TestRunOptions<'_> {
+    TestRunOptions {
+        data_in: Some(frame),
+        ..TestRunOptions::new()
+    }
 }

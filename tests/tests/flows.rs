@@ -3,15 +3,14 @@
 use std::cell::RefCell;
 use std::sync::atomic::AtomicU64;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, MapData};
-use aya::programs::{TestRun as _, TestRunOptions};
 use firewall_common::abi::counter::MIN_SLOTS;
 use firewall_common::abi::flow::{Bucket, MAP_FLOW_SETTINGS, MIN_BUCKETS, Settings, Timeouts};
 use firewall_common::decide::flow::HostFlows;
 use firewall_common::decide::{self, egress};
 use firewall_common::tables::HostWorld;
-use firewall_tests::kernel::filled;
+use firewall_tests::kernel::{self, filled};
 use firewall_tests::packets::*;
 use firewall_tests::policy::Policy;
 use firewall_user::kernel::image::{Place, class_of};
@@ -225,25 +224,16 @@ fn alike(rules: &str) -> Result<()> {
             .new_tree(&mut runner)
             .map_err(|why| anyhow::anyhow!("{why}"))?
             .current();
-        let options = TestRunOptions {
-            data_in: Some(&frame),
-            ..TestRunOptions::new()
-        };
         let (host, kernel) = if leaves {
-            let action = instance.egress().test_run(options)?.return_value as i32;
-            let passes = match action {
-                -1 => true,
-                2 => false,
-                other => bail!("tcx action {other}"),
-            };
-            (egress::decide(&frame[..], &world), passes)
+            (
+                egress::decide(&frame[..], &world),
+                kernel::lets_out(&mut instance, &frame)?,
+            )
         } else {
-            let passes = match instance.program().test_run(options)?.return_value {
-                2 => true,
-                1 => false,
-                other => bail!("XDP action {other}"),
-            };
-            (decide::decide(&frame[..], &world), passes)
+            (
+                decide::decide(&frame[..], &world),
+                kernel::lets_in(&mut instance, kernel::of(&frame))?,
+            )
         };
         ensure!(
             host.accepts() == kernel,

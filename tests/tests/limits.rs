@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::AtomicU64;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, MapData};
-use aya::programs::{TestRun as _, TestRunOptions};
 use firewall_common::abi::counter::{Counter, FLOWS_CONTENDED, FLOWS_CREATED, MIN_SLOTS};
 use firewall_common::abi::reason::DropReason;
 use firewall_common::abi::{ban, limit};
@@ -16,7 +15,7 @@ use firewall_common::decide::ban::HostBans;
 use firewall_common::decide::limit::HostLimits;
 use firewall_common::decide::{self, Cause, egress};
 use firewall_common::tables::{HostWorld, Tally};
-use firewall_tests::kernel::filled;
+use firewall_tests::kernel::{self, filled};
 use firewall_tests::packets::*;
 use firewall_tests::policy::Policy;
 use firewall_user::kernel::image::{Place, class_of};
@@ -263,25 +262,16 @@ fn limits_and_bans_are_decided_alike() -> Result<()> {
             .with_bans(bans)
             .with_limits(&limits)
             .at_ns(now_ns);
-        let options = TestRunOptions {
-            data_in: Some(&frame),
-            ..TestRunOptions::new()
-        };
         let (host, kernel) = if leaves {
-            let action = instance.egress().test_run(options)?.return_value as i32;
-            let passes = match action {
-                -1 => true,
-                2 => false,
-                other => bail!("tcx action {other}"),
-            };
-            (egress::decide(&frame[..], &world), passes)
+            (
+                egress::decide(&frame[..], &world),
+                kernel::lets_out(&mut instance, &frame)?,
+            )
         } else {
-            let passes = match instance.program().test_run(options)?.return_value {
-                2 => true,
-                1 => false,
-                other => bail!("XDP action {other}"),
-            };
-            (decide::decide(&frame[..], &world), passes)
+            (
+                decide::decide(&frame[..], &world),
+                kernel::lets_in(&mut instance, kernel::of(&frame))?,
+            )
         };
         ensure!(
             host.accepts() == kernel,

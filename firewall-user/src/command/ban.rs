@@ -8,13 +8,11 @@ use serde::Serialize;
 
 use super::bans::{Target, is_inside, overlaps};
 use super::guards;
-use crate::kernel::bans::Outcome;
+use crate::kernel::bans::{MAX_REASON, Outcome};
 use crate::output::{Output, duration};
 use crate::rules::duration_s;
 use crate::session::Session;
 use crate::{lock, privilege};
-
-use crate::kernel::bans::MAX_REASON;
 
 /// Whom to ban, and how.
 #[derive(Args, Debug)]

@@ -1,8 +1,7 @@
 //! `firewall ports`: what comes for which port, named by a rule or not.
 
 use std::collections::HashMap;
-use std::io::{self, IsTerminal as _, Write as _};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
@@ -10,15 +9,11 @@ use firewall_common::abi::counter::Counter;
 use firewall_common::parse::protocol;
 use serde::Serialize;
 
-use super::{Interfaces, guard};
+use super::{Interfaces, watch};
 use crate::counters::Sums;
 use crate::kernel::guard::Guard;
-use crate::output::{self, Format, Output, table};
+use crate::output::{self, Output, table};
 use crate::rules::names;
-use crate::{lock, privilege};
-
-/// How often `--watch` shows.
-const INTERVAL: Duration = Duration::from_secs(1);
 
 /// What to show.
 #[derive(Args, Debug)]
@@ -54,33 +49,15 @@ struct Port {
 }
 
 pub(crate) fn run(ports: &Ports, output: &Output) -> Result<()> {
-    privilege::require()?;
     let names = &ports.interfaces.interface;
-    let mut before: Vec<(Instant, Shown)> = Vec::new();
-    loop {
-        let mut now = Vec::new();
-        for name in names {
-            let _look = lock::shared()?;
-            let (_, guard) = guard(name)?;
-            now.push((Instant::now(), read(name, &guard, ports.limit)?));
-        }
-        if ports.watch && output.format == Format::Text && io::stdout().is_terminal() {
-            // Home and clear, so that the numbers stay where they are.
-            write!(io::stdout(), "\x1b[H\x1b[2J")?;
-        }
+    let read = |name: &str, guard: &Guard| read(name, guard, ports.limit);
+    watch::run(names, ports.watch, output, read, |now, before| {
         for (index, (at, shown)) in now.iter().enumerate() {
-            let since = before
-                .get(index)
-                .map(|(then, shown)| (at.duration_since(*then), shown));
-            output.text(text(shown, since))?;
+            output.text(text(shown, watch::since(*at, before.get(index))))?;
             output.json_line(shown)?;
         }
-        if !ports.watch {
-            return Ok(());
-        }
-        before = now;
-        std::thread::sleep(INTERVAL);
-    }
+        Ok(())
+    })
 }
 
 fn read(name: &str, guard: &Guard, limit: usize) -> Result<Shown> {

@@ -1,23 +1,18 @@
 //! `firewall stats`: packets and bytes by rule, reason and port.
 
-use std::io::{self, IsTerminal as _, Write as _};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use firewall_common::abi::counter::{Counter, FLOWS_CONTENDED, FLOWS_CREATED, FLOWS_EVICTED};
 use firewall_common::abi::reason::{DropReason, PassReason};
 use serde::Serialize;
 
-use super::guard;
+use super::watch;
 use crate::counters::Sums;
 use crate::kernel::flows::Fill;
 use crate::kernel::guard::Guard;
 use crate::output::{self, Format, Output, table};
 use crate::rules::names;
-use crate::{lock, privilege};
-
-/// How often `--watch` shows.
-const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Everything counted on an interface. The shape is documented in the README and stable.
 #[derive(Clone, Debug, Serialize)]
@@ -100,24 +95,9 @@ struct Totals {
 }
 
 pub(crate) fn run(names: &[String], watch: bool, output: &Output) -> Result<()> {
-    privilege::require()?;
-    let mut before: Vec<(Instant, Stats)> = Vec::new();
-    loop {
-        let mut now = Vec::new();
-        for name in names {
-            let _look = lock::shared()?;
-            let (_, guard) = guard(name)?;
-            now.push((Instant::now(), read(name, &guard)?));
-        }
-        if watch && output.format == Format::Text && io::stdout().is_terminal() {
-            // Home and clear, so that the numbers stay where they are.
-            write!(io::stdout(), "\x1b[H\x1b[2J")?;
-        }
+    watch::run(names, watch, output, read, |now, before| {
         for (index, (at, stats)) in now.iter().enumerate() {
-            let since = before
-                .get(index)
-                .map(|(then, stats)| (at.duration_since(*then), stats));
-            show(stats, since, output)?;
+            show(stats, watch::since(*at, before.get(index)), output)?;
             if watch || names.len() == 1 {
                 output.json(stats)?;
             }
@@ -125,12 +105,8 @@ pub(crate) fn run(names: &[String], watch: bool, output: &Output) -> Result<()> 
         if !watch && names.len() > 1 {
             output.json(&now.iter().map(|(_, stats)| stats).collect::<Vec<_>>())?;
         }
-        if !watch {
-            return Ok(());
-        }
-        before = now;
-        std::thread::sleep(INTERVAL);
-    }
+        Ok(())
+    })
 }
 
 fn read(name: &str, guard: &Guard) -> Result<Stats> {

@@ -2,7 +2,7 @@
 //!
 //! Why somebody was banned is kept beside it, in a map that the programs do not know.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, bail};
@@ -374,15 +374,6 @@ pub fn contains(outer: &Prefix, inner: &Prefix) -> bool {
     outer.is_v4() == inner.is_v4()
         && outer.length <= inner.length
         && Prefix::of(inner.address, outer.length.into()).address == outer.address
-}
-
-/// Number of bans by the rule that gave them, or a command.
-pub fn count_by(bans: &[LiveBan]) -> BTreeMap<u32, usize> {
-    let mut counts = BTreeMap::new();
-    for ban in bans {
-        *counts.entry(ban.about.by).or_default() += 1;
-    }
-    counts
 }
 
 /// The length that people write.

@@ -15,6 +15,8 @@ use rustix::process::Signal;
 use serde::Deserialize;
 use socket2::{Domain, Socket, Type};
 
+use crate::users;
+
 const SSH_PORT: u16 = 2222;
 const ECHO_PORT: u16 = 7000;
 const SERVED: &str =
@@ -38,16 +40,7 @@ until [ -S /dev/log ]; do sleep 0.01; done
 exec "$(command -v sshd)" -D -f "$0/sshd_config"
 "#;
     let directory = lab.directory().display();
-    lab.write(
-        "passwd",
-        &format!(
-            "root:x:0:0::{directory}:/bin/sh\nsshd:x:105:65534::/run/sshd:/usr/sbin/nologin\n"
-        ),
-    )?;
-    lab.write(
-        "shadow",
-        "root:*:19000:0:99999:7:::\nsshd:*:19000:0:99999:7:::\n",
-    )?;
+    users(lab)?;
     lab.write(
         "sshd_config",
         &format!(

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use firewall_tests::net::{Daemon, Lab, MODES, rules};
 
 use crate::sessions::{IMPATIENT, wait_until_forgotten};
+use crate::users;
 
 const PORT: &str = "2222";
 const SSH: &str = r#"name = "ssh"; action = "accept"; protocol = "tcp"; ports = [2222]"#;
@@ -22,16 +23,7 @@ mount --bind "$0/passwd" /etc/passwd && mount --bind "$0/shadow" /etc/shadow || 
 exec "$(command -v sshd)" -D -e -f "$0/sshd_config"
 "#;
     let directory = lab.directory().display();
-    lab.write(
-        "passwd",
-        &format!(
-            "root:x:0:0::{directory}:/bin/sh\nsshd:x:105:65534::/run/sshd:/usr/sbin/nologin\n"
-        ),
-    )?;
-    lab.write(
-        "shadow",
-        "root:*:19000:0:99999:7:::\nsshd:*:19000:0:99999:7:::\n",
-    )?;
+    users(lab)?;
     lab.write(
         "sshd_config",
         &format!(

@@ -34,3 +34,19 @@ fn dnsmasq(lab: &Lab, arguments: &[String]) -> Result<Daemon> {
     let log = lab.directory().join("dnsmasq.log");
     Daemon::start(&lab.outside, &mut command, &log, "started, version")
 }
+
+/// Writes the users that sshd wants, `passwd` and `shadow`, to the directory of the test.
+fn users(lab: &Lab) -> Result<()> {
+    let directory = lab.directory().display();
+    lab.write(
+        "passwd",
+        &format!(
+            "root:x:0:0::{directory}:/bin/sh\nsshd:x:105:65534::/run/sshd:/usr/sbin/nologin\n"
+        ),
+    )?;
+    lab.write(
+        "shadow",
+        "root:*:19000:0:99999:7:::\nsshd:*:19000:0:99999:7:::\n",
+    )?;
+    Ok(())
+}
