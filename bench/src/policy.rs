@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::BTreeMap, path::Path, time::Instant};
 
 use anyhow::{Result, anyhow, ensure};
 use aya::programs::ProgramFd;
-use firewall_common::{decide::decide, tables::HostWorld};
+use firewall_common::{abi::control::Place, decide::decide, tables::HostWorld};
 use firewall_user::{
     counters::Slots,
     kernel::{flows::Wanted, image, instance::Instance, state::Sizes},
@@ -48,7 +48,7 @@ pub(crate) struct Policy {
     /// The flow table, as the rule file has it.
     pub(crate) wanted: Wanted,
     /// Where they are.
-    pub(crate) place: image::Place,
+    pub(crate) place: Place,
     /// How long it took.
     pub(crate) times: Times,
 }
@@ -76,10 +76,7 @@ impl Policy {
         };
         let (instance, load) = timed(|| Instance::load_with_flows(counters, &wanted, sizes));
         let mut instance = instance?;
-        let place = image::Place {
-            class: image::class_of(&compiled.image),
-            slot: 0,
-        };
+        let place = Place::new(image::class_of(&compiled.image), 0);
         let copy = compiled.image.clone();
         let (installed, install) = timed(|| instance.install(place, copy));
         installed?;

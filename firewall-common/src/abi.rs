@@ -14,9 +14,10 @@ pub mod terms;
 
 /// Version of everything pinned: map names, records and the policy image. A `firewall` of another version refuses to
 /// touch what it finds.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
-/// Generations that can be loaded at the same time: the active one, the one before it, and one being filled.
+/// Generations of a size class that can be loaded at the same time: the active one, the one before it, a candidate that is only
+/// looked at, and one being filled.
 pub const SLOTS: u32 = 4;
 
 /// Name of the map that holds the one [`control::Control`] record.
@@ -69,6 +70,6 @@ pub const MAP_EGRESS_NEXT: &str = "EGRESS_NEXT";
 pub const EGRESS_NEXT_OPENS: u32 = 0;
 /// Index of [`PROGRAM_EGRESS_FRAGMENT`].
 pub const EGRESS_NEXT_FRAGMENT: u32 = 1;
-/// Name of the program that returns the flow table's tick. It is attached to nothing: user space, which has no other way
-/// to know the kernel's jiffies, runs it.
+/// Name of the program that says the kernel's jiffies. It is attached to nothing: user space, which has no other way to know them,
+/// runs it.
 pub const PROGRAM_CLOCK: &str = "firewall_clock";

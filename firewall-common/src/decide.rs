@@ -15,7 +15,7 @@ pub mod terms;
 pub mod vlan;
 
 use crate::abi::counter::MAX_SLOTS;
-use crate::abi::image::{Outcome, header};
+use crate::abi::image::{Outcome, essential as essential_switch, header};
 use crate::abi::reason::{DropReason, PassReason};
 use crate::frame::Frame;
 use crate::parse::{Fragment, Packet, Parsed, parse};
@@ -174,7 +174,7 @@ pub fn by_rules<F: Frame + ?Sized, W: World>(
 ) -> Decision {
     let parsed = match parse(frame) {
         Ok(parsed) => parsed,
-        Err(reason) => return counted(Decision::dropped(reason), frame.full_len(), world),
+        Err(reason) => return counted(unreadable(reason, world), frame.full_len(), world),
     };
     let bytes = match &parsed {
         Parsed::Ip(packet) => packet.frame_bytes,
@@ -193,7 +193,11 @@ pub fn by_rules<F: Frame + ?Sized, W: World>(
     if let Parsed::Ip(packet) = &parsed
         && !matches!(packet.fragment, Fragment::Whole)
     {
-        return fragment(packet);
+        return if is_open(&tables) {
+            counted(Decision::passed(PassReason::Open), bytes, world)
+        } else {
+            fragment(packet)
+        };
     }
     let decision = by_policy(&parsed, &tables, world).unwrap_or(BROKEN);
     match parsed {
@@ -208,6 +212,22 @@ pub fn by_rules<F: Frame + ?Sized, W: World>(
         }
         Parsed::Arp | Parsed::LinkLayer => counted(decision, bytes, world),
     }
+}
+
+/// The decision on a frame that cannot be read.
+#[inline(always)]
+fn unreadable<W: World>(reason: DropReason, world: &W) -> Decision {
+    match world.tables() {
+        Some(tables) if is_open(&tables) => Decision::passed(PassReason::Open),
+        _ => Decision::dropped(reason),
+    }
+}
+
+/// Whether no policy is in force and everything is let in.
+#[inline(always)]
+fn is_open<T: Tables>(tables: &T) -> bool {
+    let bits = tables.u32(header::INGRESS + header::ESSENTIALS);
+    bits.is_some_and(|bits| bits & essential_switch::OPEN != 0)
 }
 
 /// The policy's decision on a well-formed packet; `None` if the tables are inconsistent.

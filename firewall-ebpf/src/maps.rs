@@ -7,7 +7,7 @@ use aya_ebpf::{
 use firewall_common::abi::{
     IMAGE_MAP_FLAGS, SLOTS,
     ban::{self, BAN_MAP_FLAGS},
-    control::Control,
+    control::{CONTROL_MAP_FLAGS, Control},
     counter::{Counter, MIN_SLOTS},
     flow::{Bucket, FLOW_MAP_FLAGS, MIN_BUCKETS, Ports, Settings},
     fragment::{FragmentKey, MAX_DATAGRAMS, Remembered},
@@ -42,7 +42,7 @@ pub const fn lines(class: usize) -> usize {
 
 /// Which generation is active.
 #[btf_map]
-pub static CONTROL: Array<Control, 1> = Array::new();
+pub static CONTROL: Array<Control, 1, { CONTROL_MAP_FLAGS as usize }> = Array::new();
 
 /// Packets and bytes by reason, rule and port; user space sets the real number of slots when it loads the program.
 #[btf_map]

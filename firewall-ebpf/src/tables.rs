@@ -4,6 +4,7 @@
     reason = "image pointers are checked against the image's size here, for everybody else"
 )]
 
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use firewall_common::abi::image::{Line, Record};
 use firewall_common::tables::Tables;
 
@@ -20,9 +21,11 @@ impl KernelTables {
     /// Finds the active image. `None` if there is none, which user space never lets happen while a program is attached.
     #[inline(always)]
     pub fn active<const CAREFUL: bool>() -> Option<Self> {
-        let control = defined::<CAREFUL, _>(CONTROL.get(0))?;
-        let slot = control.slot();
-        match control.class() {
+        let control = *defined::<CAREFUL, _>(CONTROL.get(0))?;
+        // SAFETY: the helper reads a counter.
+        let place = control.deciding(|| defined::<CAREFUL, _>(unsafe { bpf_jiffies64() }));
+        let slot = place.slot();
+        match place.class() {
             0 => Self::of::<CAREFUL, { lines(0) }>(&IMAGE_0, slot),
             1 => Self::of::<CAREFUL, { lines(1) }>(&IMAGE_1, slot),
             2 => Self::of::<CAREFUL, { lines(2) }>(&IMAGE_2, slot),

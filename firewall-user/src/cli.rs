@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::command;
+use crate::command::apply::Apply;
 use crate::command::ban::Ban;
 use crate::command::flows::Filter;
 use crate::command::ports::Ports;
+use crate::command::rollback::Rollback;
 use crate::command::unban::Unban;
-use crate::kernel::attach::ModeChoice;
 use crate::output::{Format, Output, Refused};
 
 /// A packet filter at XDP: what no rule lets in is dropped before the kernel allocates a buffer for it.
@@ -34,14 +35,19 @@ enum Verb {
         files: Vec<PathBuf>,
     },
     /// Put a rule file in force, from one packet to the next.
-    Apply {
-        /// The rule file.
-        file: PathBuf,
+    Apply(Apply),
+    /// Keep what was applied with `--confirm`.
+    Confirm {
+        /// Only on these interfaces; on all on which something waits to be confirmed unless told.
+        #[arg(short, long = "interface", value_name = "IFACE")]
+        interface: Vec<String>,
+    },
+    /// Go back to a generation that was in force before.
+    Rollback(Rollback),
+    /// The generations that were put in force, the latest first.
+    History {
         #[command(flatten)]
         interfaces: Interfaces,
-        /// Where the program runs; auto is native where the driver can, else generic.
-        #[arg(long, value_enum, default_value_t)]
-        mode: ModeChoice,
     },
     /// Which interfaces are guarded, how, since when and by which file.
     Status {
@@ -103,11 +109,10 @@ pub fn run() -> ExitCode {
     let output = Output::new(cli.format);
     let done = match cli.verb {
         Verb::Check { files } => command::check::run(&files, &output),
-        Verb::Apply {
-            file,
-            interfaces,
-            mode,
-        } => command::apply::run(&file, &interfaces.interface, mode, &output),
+        Verb::Apply(apply) => command::apply::run(&apply, &output),
+        Verb::Confirm { interface } => command::confirm::run(&interface, &output),
+        Verb::Rollback(rollback) => command::rollback::run(&rollback, &output),
+        Verb::History { interfaces } => command::history::run(&interfaces.interface, &output),
         Verb::Status { interface } => command::status::run(&interface, &output),
         Verb::Rules { interfaces } => command::rules::run(&interfaces.interface, &output),
         Verb::Stats { interfaces, watch } => {

@@ -2,6 +2,9 @@
 
 pub mod attach;
 pub mod bans;
+mod blob;
+mod clock;
+mod control;
 pub mod cookies;
 pub mod counters;
 pub mod description;
@@ -10,6 +13,7 @@ pub mod guard;
 pub mod image;
 pub mod instance;
 pub mod interface;
+pub mod kept;
 mod knocks;
 mod mapped;
 pub mod offload;

@@ -55,6 +55,7 @@ pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>) -> Result<Prepar
         file_sha256: sha256(loaded.source.bytes()),
         image_sha256: sha256(compiled.image.as_bytes()),
         image_bytes: size_of_val(&compiled.image[..]) as u64,
+        is_open: false,
         default_accepts: rule_set.defaults.ingress == Action::Accept,
         egress_default_accepts: rule_set.defaults.egress == Action::Accept,
         bans_by_rule: (rule_set.rules.iter())
@@ -75,23 +76,20 @@ pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>) -> Result<Prepar
 }
 
 impl Prepared {
-    /// Describes it as the next generation after `before`.
+    /// Describes it as the generation with this number.
     ///
     /// # Errors
     ///
     /// `file` cannot be made absolute, or procfs is out of reach.
-    pub(crate) fn describe(
-        &self,
-        file: &Path,
-        before: Option<&Description>,
-    ) -> Result<Description> {
+    pub(crate) fn describe(&self, file: &Path, generation: u64) -> Result<Description> {
         let file =
             std::path::absolute(file).with_context(|| format!("the path of {}", file.display()))?;
         let since_epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         Ok(Description {
-            generation: before.map_or(0, |before| before.generation) + 1,
+            generation,
+            newest: generation,
             namespace: interface::namespace()?,
             file: file.display().to_string(),
             applied_at_s: since_epoch.as_secs(),

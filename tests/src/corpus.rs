@@ -108,6 +108,10 @@ pub const NOT_FROM_A_FRAME: &[(DropReason, &str)] = &[
 
 /// Like [`NOT_FROM_A_FRAME`], for what passes.
 pub const NOT_PASSED_BY_A_FRAME: &[(PassReason, &str)] = &[
+    (
+        PassReason::Open,
+        "takes a first policy that nobody confirms: namespaces/trials.rs; parity.rs: an_open_image_lets_everything_in",
+    ),
     (PassReason::Answer, FLOWS),
     (
         PassReason::Fragment,

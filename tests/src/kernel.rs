@@ -4,11 +4,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{HashMap, PerCpuArray, PerCpuValues};
 use aya::programs::{TestRun as _, TestRunOptions};
 use firewall_common::abi::MAP_FRAGMENTS;
+use firewall_common::abi::control::Place;
 use firewall_common::abi::fragment::FragmentKey;
 use firewall_common::abi::image::{Line, SIZE_CLASSES};
 use firewall_common::tables::Limited;
 use firewall_user::kernel::flows::Wanted;
-use firewall_user::kernel::image::{Place, class_of};
+use firewall_user::kernel::image::class_of;
 use firewall_user::kernel::instance::Instance;
 use firewall_user::kernel::state::Sizes;
 
@@ -74,13 +75,10 @@ impl Kernel {
     /// What the kernel says.
     pub fn policy(&mut self, image: &[Line]) -> Result<u32> {
         self.next_slot = (self.next_slot + 1) % firewall_common::abi::SLOTS;
-        let place = Place {
-            class: class_of(image),
-            slot: self.next_slot,
-        };
+        let place = Place::new(class_of(image), self.next_slot);
         self.instance.install(place, image.to_vec())?;
         self.instance.activate(place)?;
-        Ok(place.class)
+        Ok(place.class())
     }
 
     /// Runs one frame. Returns whether the program passes it.

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, MapData};
+use firewall_common::abi::control::Place;
 use firewall_common::abi::counter::MIN_SLOTS;
 use firewall_common::abi::flow::{Bucket, MAP_FLOW_SETTINGS, MIN_BUCKETS, Settings, Timeouts};
 use firewall_common::decide::flow::HostFlows;
@@ -13,7 +14,7 @@ use firewall_common::tables::HostWorld;
 use firewall_tests::kernel::{self, filled};
 use firewall_tests::packets::*;
 use firewall_tests::policy::Policy;
-use firewall_user::kernel::image::{Place, class_of};
+use firewall_user::kernel::image::class_of;
 use firewall_user::kernel::instance::Instance;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
@@ -190,10 +191,7 @@ fn alike(rules: &str) -> Result<()> {
     );
     let mut instance =
         Instance::load(MIN_SLOTS).context("parity needs root and a kernel with BPF")?;
-    let place = Place {
-        class: class_of(&policy.compiled.image),
-        slot: 0,
-    };
+    let place = Place::new(class_of(&policy.compiled.image), 0);
     instance.install(place, policy.compiled.image.clone())?;
     instance.activate(place)?;
     let map = instance

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, MapData};
+use firewall_common::abi::control::Place;
 use firewall_common::abi::counter::{Counter, FLOWS_CONTENDED, FLOWS_CREATED, MIN_SLOTS};
 use firewall_common::abi::reason::DropReason;
 use firewall_common::abi::{ban, limit};
@@ -18,7 +19,7 @@ use firewall_common::tables::{HostWorld, Tally};
 use firewall_tests::kernel::{self, filled};
 use firewall_tests::packets::*;
 use firewall_tests::policy::Policy;
-use firewall_user::kernel::image::{Place, class_of};
+use firewall_user::kernel::image::class_of;
 use firewall_user::kernel::instance::Instance;
 use firewall_user::kernel::state::Sizes;
 use proptest::prelude::*;
@@ -198,10 +199,7 @@ fn limits_and_bans_are_decided_alike() -> Result<()> {
     };
     let mut instance = Instance::load_with_test_clock(MIN_SLOTS, sizes)
         .context("parity needs root and a kernel with BPF")?;
-    let place = Place {
-        class: class_of(&policy.compiled.image),
-        slot: 0,
-    };
+    let place = Place::new(class_of(&policy.compiled.image), 0);
     instance.install(place, policy.compiled.image.clone())?;
     instance.activate(place)?;
     instance.bans()?.settle(Some(126));

@@ -112,7 +112,7 @@ fn one(bench: &mut Bench, mix: Mix, count: usize) -> Result<()> {
         "used",
         Spread::exactly(used as f64 / MEBIBYTE),
     );
-    let class = SIZE_CLASSES[policy.place.class as usize] as f64 / MEBIBYTE;
+    let class = SIZE_CLASSES[policy.place.class() as usize] as f64 / MEBIBYTE;
     bench
         .report
         .add(&SIZE, &name, "loaded", Spread::exactly(class));

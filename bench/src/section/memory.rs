@@ -95,10 +95,10 @@ fn by_map(bench: &mut Bench, case: &str, policy: &mut Policy) -> Result<()> {
     let images = policy
         .instance
         .ebpf()
-        .map(MAP_IMAGES[policy.place.class as usize])
+        .map(MAP_IMAGES[policy.place.class() as usize])
         .context("no images")?;
     let images: ArrayOfMaps<&MapData> = ArrayOfMaps::try_from(images)?;
-    let image: MapData = images.get(&policy.place.slot, 0)?;
+    let image: MapData = images.get(&policy.place.slot(), 0)?;
     add("policy image", memlock(image.fd())?);
 
     let mut ids = BTreeSet::new();

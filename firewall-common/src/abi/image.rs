@@ -112,6 +112,9 @@ pub mod essential {
     pub const LINK_LAYER: u32 = 1 << 5;
     /// All of them.
     pub const ALL: u32 = 0x3f;
+    /// No essential: whatever arrives is let in, even what cannot be read. Of the image that is in force where a first policy was not
+    /// confirmed.
+    pub const OPEN: u32 = 1 << 30;
     /// No essential: packets of this direction are filtered. Always set on ingress.
     pub const FILTERED: u32 = 1 << 31;
 }

@@ -136,6 +136,7 @@ reasons! {
         EgressConnection = 14, "egress-connection", "Left although no egress rule accepts it, because it belongs to a TCP connection that was open before.";
         Cookie = 16, "cookie", "Completes a TCP connection whose SYN this host answered with a cookie.";
         SynCookie = 17, "syn-cookie", "A SYN that came in a flood and was answered with a cookie in this host's place.";
+        Open = 18, "open", "Cannot be read or is a fragment, and is let in because no policy is in force: the first one was not confirmed in time.";
         EgressFragment = 15, "egress-fragment-later", "A later fragment of a datagram whose first one left.";
     }
 }

@@ -1,22 +1,28 @@
 //! `firewall apply`: put a rule file in force.
 
-use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use clap::Args;
 use serde::Serialize;
 
 use super::{bans, interface};
+use crate::cli::Interfaces;
 use crate::kernel::attach::{self, ModeChoice};
 use crate::kernel::cookies::{self, Made};
 use crate::kernel::flows::Wanted;
-use crate::kernel::guard::{Found, Guard, Start, remove_stale};
+use crate::kernel::guard::{FirstTrial, Found, Guard, Start, Trial, remove_stale};
 use crate::kernel::interface::{Interface, Kind, Mode};
 use crate::kernel::state::Sizes;
 use crate::kernel::{offload, pins};
 use crate::output::{self, Format, Output, Refused};
-use crate::rules::{self, Loaded};
+use crate::rules::{self, Loaded, compile};
 use crate::session::Session;
-use crate::{lock, policy, privilege};
+use crate::{live, lock, policy, privilege};
+
+/// What is recorded of where a generation came from.
+const CHANGE: &str = "apply";
 
 /// What became of one interface.
 #[derive(Debug, Serialize)]
@@ -30,11 +36,32 @@ struct Applied {
     file_was: Option<String>,
     mode: Mode,
     generation: u64,
+    /// Seconds in which it has to be confirmed, if it has.
+    confirm_in_s: Option<u64>,
+    /// The one that was in force before, if there was one.
+    generation_before: Option<u64>,
     rules: usize,
     table_bytes: u64,
 }
 
-pub(crate) fn run(file: &Path, names: &[String], mode: ModeChoice, output: &Output) -> Result<()> {
+/// How a file is to be applied.
+#[derive(Args, Debug)]
+pub(crate) struct Apply {
+    /// The rule file.
+    file: PathBuf,
+    #[command(flatten)]
+    interfaces: Interfaces,
+    /// Where the program runs; auto is native where the driver can, else generic.
+    #[arg(long, value_enum, default_value_t)]
+    mode: ModeChoice,
+    /// Go back to what was in force before, unless `firewall confirm` comes within this time (90, 60s, 5m, 1h). The kernel
+    /// does that, whatever becomes of this process, of the session or of the network.
+    #[arg(long, value_name = "TIME", value_parser = rules::duration_s)]
+    confirm: Option<u32>,
+}
+
+pub(crate) fn run(apply: &Apply, output: &Output) -> Result<()> {
+    let file = &apply.file;
     let loaded = rules::load(file).or_else(|report| {
         match output.format {
             Format::Text => output.aside(report.render(output::colour(), output::width()))?,
@@ -51,15 +78,16 @@ pub(crate) fn run(file: &Path, names: &[String], mode: ModeChoice, output: &Outp
     }
     // All must be fit to be guarded before the first is touched.
     let mut targets: Vec<(Interface, Found)> = Vec::new();
-    for name in names {
+    for name in &apply.interfaces.interface {
         // What was found is true once: an interface that is named twice is still one.
         if targets.iter().any(|(known, _)| known.name == *name) {
             continue;
         }
         let interface = interface(name)?;
         let found = Guard::find(&interface)?;
-        if !matches!(found, Found::Guard(_)) {
-            attach::check(&interface)?;
+        match &found {
+            Found::Guard(guard) => guard.refuse_in_trial(name)?,
+            Found::Nothing | Found::Stale => attach::check(&interface)?,
         }
         targets.push((interface, found));
     }
@@ -67,7 +95,7 @@ pub(crate) fn run(file: &Path, names: &[String], mode: ModeChoice, output: &Outp
     for (interface, found) in targets {
         let first = applied.is_empty();
         let one =
-            apply(file, &loaded, &interface, found, mode, first, output).with_context(|| {
+            put_in_force(apply, &loaded, &interface, found, first, output).with_context(|| {
                 let done: Vec<&str> = applied.iter().map(|one| &one.interface[..]).collect();
                 match done[..] {
                     [] => format!("{} is as it was", interface.name),
@@ -84,18 +112,17 @@ pub(crate) fn run(file: &Path, names: &[String], mode: ModeChoice, output: &Outp
     output.json(&applied)
 }
 
-fn apply(
-    file: &Path,
+fn put_in_force(
+    apply: &Apply,
     loaded: &Loaded,
     interface: &Interface,
     found: Found,
-    mode: ModeChoice,
     first: bool,
     output: &Output,
 ) -> Result<Applied> {
-    let before = match &found {
-        Found::Guard(guard) => Some(&guard.description),
-        Found::Nothing | Found::Stale => None,
+    let (before, newest) = match &found {
+        Found::Guard(guard) => (Some(&guard.description), guard.newest()?),
+        Found::Nothing | Found::Stale => (None, 0),
     };
     let prepared = policy::prepare(loaded, before.map(|before| &before.policy))?;
     if first && output.format == Format::Text {
@@ -122,11 +149,13 @@ fn apply(
         ban_buckets: loaded.rule_set.bans.buckets(),
         limit_lines: loaded.rule_set.limits.lines(),
     };
-    let description = prepared.describe(file, before)?;
+    let description = prepared.describe(&apply.file, newest + 1)?;
+    let trial = (apply.confirm).map(|seconds| Duration::from_secs(seconds.into()));
+    let generation_before = before.map(|before| before.generation);
     let mut file_was = None;
     let (guard, changed) = match found {
         Found::Guard(mut guard) => {
-            refuse_other_mode(&guard, interface, mode)?;
+            refuse_other_mode(&guard, interface, apply.mode)?;
             // Before the rules: what fails here has changed nothing else.
             set_up_flows(&guard, interface, &wanted, output)?;
             warn_of_sizes(&guard, interface, sizes, output)?;
@@ -143,7 +172,8 @@ fn apply(
                 }
                 (guard, false)
             } else {
-                guard.switch(prepared.image, description)?;
+                let next = live::next(loaded, prepared, description, CHANGE.to_owned());
+                guard.switch(next, trial)?;
                 (guard, true)
             }
         }
@@ -154,13 +184,16 @@ fn apply(
                 remove_stale(&interface.name)?;
             }
             let start = Start {
-                image: prepared.image,
-                description: &description,
+                next: live::next(loaded, prepared, description, CHANGE.to_owned()),
+                trial: trial.map(|lasts| FirstTrial {
+                    lasts,
+                    open: compile::open(),
+                }),
                 wanted: &wanted,
                 sizes,
                 bans: &bans,
             };
-            let guard = Guard::attach(interface, mode, start)?;
+            let guard = Guard::attach(interface, apply.mode, start)?;
             set_up_flows(&guard, interface, &wanted, output)?;
             (guard, true)
         }
@@ -174,6 +207,11 @@ fn apply(
         file_was,
         mode: guard.mode,
         generation: guard.description.generation,
+        generation_before,
+        confirm_in_s: match guard.trial {
+            Trial::Waits(left) => Some(left),
+            Trial::Over | Trial::Lapsed => None,
+        },
         file: guard.description.file,
         rules: guard.description.policy.rules.len(),
         table_bytes: guard.description.policy.image_bytes,
@@ -327,9 +365,19 @@ fn describe(applied: &Applied) -> String {
             "{interface}: nothing to do, generation {generation} has these rules already{recorded}"
         );
     }
+    let confirm = applied.confirm_in_s.map(|seconds| {
+        format!(
+            "\n{interface}: to be confirmed within {seconds} s: `firewall confirm` keeps it, else {}",
+            match applied.generation_before {
+                None | Some(0) => "everything is let in again".to_owned(),
+                Some(before) => format!("generation {before} is in force again"),
+            }
+        )
+    });
     format!(
-        "{interface}: guarded in {} mode, generation {generation}, {rules} rules, {} of tables",
+        "{interface}: guarded in {} mode, generation {generation}, {rules} rules, {} of tables{}",
         mode.as_str(),
         output::bytes(applied.table_bytes),
+        confirm.unwrap_or_default(),
     )
 }

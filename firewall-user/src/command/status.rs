@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::kernel::description::Description;
 use crate::kernel::flows::Fill;
-use crate::kernel::guard::{Found, Guard};
+use crate::kernel::guard::{Found, Guard, Trial};
 use crate::kernel::interface::{self, Interface};
 use crate::kernel::{offload, pins, programs};
 use crate::output::{Output, count, utc};
@@ -22,6 +22,12 @@ struct Status {
     egress_program_id: Option<u32>,
     generation: Option<u64>,
     applied_at: Option<String>,
+    /// Whether everything is let in, because the first generation was not confirmed.
+    open: Option<bool>,
+    /// Seconds in which the generation has to be confirmed, if it has.
+    confirm_in_s: Option<u64>,
+    /// The generation that was not confirmed in time, if that is why this one is in force again.
+    not_confirmed: Option<u64>,
     file: Option<String>,
     file_sha256: Option<String>,
     /// Whether the file still is what was applied.
@@ -70,6 +76,9 @@ fn empty(name: &str, state: &'static str) -> Status {
         egress_program_id: None,
         generation: None,
         applied_at: None,
+        open: None,
+        confirm_in_s: None,
+        not_confirmed: None,
         file: None,
         file_sha256: None,
         file_changed: None,
@@ -87,6 +96,11 @@ fn status(interface: &Interface) -> Result<Status> {
         Found::Stale => empty(&interface.name, "stale"),
         Found::Guard(guard) => {
             let flows = guard.flow_fill()?;
+            let (confirm_in_s, not_confirmed) = match guard.trial {
+                Trial::Over => (None, None),
+                Trial::Waits(left) => (Some(left), None),
+                Trial::Lapsed => (None, guard.before()?.map(|lapsed| lapsed.generation)),
+            };
             let description = guard.description;
             let vlans_hidden_by = hidden_by(interface, &description);
             let now = std::fs::read(&description.file)
@@ -100,6 +114,9 @@ fn status(interface: &Interface) -> Result<Status> {
                 vlans_hidden_by,
                 generation: Some(description.generation),
                 applied_at: Some(utc(description.applied_at_s)),
+                open: Some(description.policy.is_open),
+                confirm_in_s,
+                not_confirmed,
                 file_changed: Some(now.as_ref() != Some(&description.policy.file_sha256)),
                 file: Some(description.file),
                 file_sha256: Some(description.policy.file_sha256),
@@ -137,6 +154,17 @@ fn show(status: &Status, output: &Output) -> Result<()> {
                 status.generation.unwrap_or_default(),
                 status.applied_at.as_deref().unwrap_or_default(),
             ))?;
+            if let Some(left) = status.confirm_in_s {
+                output.text(format_args!(
+                    "  to be confirmed within {left} s: `firewall confirm` keeps it, `firewall rollback -i {name}` goes back"
+                ))?;
+            }
+            if let Some(lapsed) = status.not_confirmed {
+                output.text(format_args!("  generation {lapsed} was not confirmed in time"))?;
+            }
+            if status.open == Some(true) {
+                output.text("  EVERYTHING is let in: there is no policy before the one that was not confirmed; apply again")?;
+            }
             output.text(match status.egress_program_id {
                 Some(id) => format!("  what leaves is seen by program {id}"),
                 None => "  what leaves is NOT seen: somebody took that program off; apply again".to_owned(),

@@ -3,24 +3,22 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
-use aya::maps::{Array, Map, MapData};
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::pins;
+use super::blob;
 use crate::counters::Slots;
-
-/// Bytes of one element of the map.
-const CHUNK: usize = 4096;
 
 /// A loaded generation, for people and for the next generation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
-    /// Counts up from 1 with every generation of an interface.
+    /// Counts up from 1 with every generation of an interface; 0 where everything is let in, because the first one was not confirmed.
     pub generation: u64,
+    /// The highest number that any generation of the interface had when this was put in force, at least its own.
+    pub newest: u64,
     /// Inode of the network namespace that the interface is in: others may have interfaces of the same name.
     pub namespace: u64,
-    /// The rule file as it was named on the command line, made absolute.
+    /// The rule file as it was named on the command line, made absolute. Live edits leave it.
     pub file: String,
     /// When it was applied, in seconds since 1970.
     pub applied_at_s: u64,
@@ -37,6 +35,8 @@ pub struct Policy {
     pub image_sha256: String,
     /// Bytes of the policy image.
     pub image_bytes: u64,
+    /// Whether everything is let in, because there is no policy.
+    pub is_open: bool,
     /// Whether what no rule matches is let in.
     pub default_accepts: bool,
     /// Whether what no egress rule matches is let out.
@@ -80,28 +80,34 @@ impl DescribedRule {
 }
 
 impl Description {
+    /// What is in force where this generation, an interface's first, was not confirmed: nothing, everything is let in.
+    pub(super) fn opened(&self) -> Self {
+        Self {
+            generation: 0,
+            policy: Policy {
+                is_open: true,
+                default_accepts: true,
+                egress_default_accepts: true,
+                bans_by_rule: None,
+                never_banned: Vec::new(),
+                lists_vlans: false,
+                rules: Vec::new(),
+                ports: Vec::new(),
+                slots: Slots::default(),
+                ..self.policy.clone()
+            },
+            ..self.clone()
+        }
+    }
+
     /// Pins the description at `path`, in the place of what is there: at every moment one of them is.
     ///
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn pin(&self, path: &Path) -> Result<()> {
-        let mut bytes = serde_json::to_vec(self).context("writing the description")?;
-        let mut framed = (bytes.len() as u64).to_le_bytes().to_vec();
-        framed.append(&mut bytes);
-        let chunks: Vec<[u8; CHUNK]> = framed
-            .chunks(CHUNK)
-            .map(|chunk| {
-                let mut whole = [0; CHUNK];
-                whole[..chunk.len()].copy_from_slice(chunk);
-                whole
-            })
-            .collect();
-        let mut map: Array<MapData, [u8; CHUNK]> = Array::create(chunks.len() as u32, 0)?;
-        for (index, chunk) in chunks.iter().enumerate() {
-            map.set(index as u32, chunk, 0)?;
-        }
-        pins::replace(path, |next| map.pin(next))
+    pub(super) fn pin(&self, path: &Path) -> Result<()> {
+        let bytes = serde_json::to_vec(self).context("writing the description")?;
+        blob::pin(path, &bytes)
     }
 
     /// Reads the description pinned at `path`.
@@ -109,18 +115,8 @@ impl Description {
     /// # Errors
     ///
     /// It is not there, or not a description.
-    pub fn read(path: &Path) -> Result<Self> {
-        let data =
-            MapData::from_pin(path).with_context(|| format!("opening {}", path.display()))?;
-        let map: Array<MapData, [u8; CHUNK]> = Array::try_from(Map::Array(data))?;
-        let mut bytes = Vec::new();
-        for chunk in map.iter() {
-            bytes.extend_from_slice(&chunk?);
-        }
-        let (length, rest) = bytes.split_first_chunk().context("an empty description")?;
-        let Some(text) = rest.get(..u64::from_le_bytes(*length) as usize) else {
-            bail!("{} is cut short", path.display());
-        };
-        serde_json::from_slice(text).with_context(|| format!("reading {}", path.display()))
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        serde_json::from_slice(&blob::read(path)?)
+            .with_context(|| format!("reading {}", path.display()))
     }
 }

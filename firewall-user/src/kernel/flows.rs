@@ -9,16 +9,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, IterableMap as _, Map, MapData};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use firewall_common::abi::MAP_FRAGMENTS;
 use firewall_common::abi::flow::{
     Bucket, BucketWords, FLOW_MAP_FLAGS, FlowRecord, MAP_FLOW_PORTS, MAP_FLOW_SETTINGS, MAP_FLOWS,
     PORT_WORDS, Settings, SlotWord, TICK_MASK, Timeouts, WAYS,
 };
 use rustix::rand::{GetRandomFlags, getrandom};
-use rustix::time::{ClockId, clock_getres};
 use zerocopy::IntoBytes as _;
 
+use super::clock::{self, hz};
 use super::interface::{self, Interface};
 use super::mapped::{Access, Mapped};
 use super::pins::{self, Pins};
@@ -26,9 +25,6 @@ use super::record::Record;
 
 /// The maps that make up a table.
 pub(super) const MAPS: [&str; 3] = [MAP_FLOWS, MAP_FLOW_SETTINGS, MAP_FLOW_PORTS];
-
-/// Longest frame header, and as much again: the kernel runs no packet program without a packet.
-const CLOCK_FRAME: [u8; 64] = [0; 64];
 
 /// What a rule file asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,9 +162,10 @@ impl FlowTable {
         Ok(())
     }
 
-    /// How full it is, `now` being the time in ticks.
-    pub(super) fn fill(&self, now: u32) -> Result<Fill> {
+    /// How full it is; `pins` has the clock.
+    pub(super) fn fill(&self, pins: &Pins) -> Result<Fill> {
         let Record(settings) = self.settings.get(&0, 0)?;
+        let now = ticks(pins, &settings)?;
         let buckets = self.read()?;
         let slots = buckets.iter().flat_map(|bucket| &bucket.slots);
         let used =
@@ -179,9 +176,10 @@ impl FlowTable {
         })
     }
 
-    /// The flows in it, in no order.
-    pub(super) fn live(&self, now: u32) -> Result<Vec<LiveFlow>> {
+    /// The flows in it, in no order; `pins` has the clock.
+    pub(super) fn live(&self, pins: &Pins) -> Result<Vec<LiveFlow>> {
         let Record(settings) = self.settings.get(&0, 0)?;
+        let now = ticks(pins, &settings)?;
         let hz = u64::from(hz()?);
         let seconds = |ticks: u32| (u64::from(ticks) << settings.tick_shift) / hz;
         let mut flows = Vec::new();
@@ -209,19 +207,9 @@ impl FlowTable {
     }
 }
 
-/// The kernel's time in ticks, as the programs that are pinned there know it.
-///
-/// Nothing tells user space what jiffies are: they follow CLOCK_MONOTONIC at a distance that depends on how the machine
-/// booted. So the kernel runs a program that returns what the others compute.
-pub(super) fn now(pins: &Pins) -> Result<u32> {
-    let ran = SchedClassifier::from_pin(pins.clock()).and_then(|clock| {
-        clock.test_run(TestRunOptions {
-            data_in: Some(&CLOCK_FRAME),
-            ..TestRunOptions::new()
-        })
-    });
-    let ran = ran.context("asking the kernel for the flow table's time")?;
-    Ok(ran.return_value & TICK_MASK)
+/// The time in ticks of the table with these settings.
+fn ticks(pins: &Pins, settings: &Settings) -> Result<u32> {
+    Ok((clock::jiffies(pins)? >> settings.tick_shift) as u32 & TICK_MASK)
 }
 
 fn is_live(slot: SlotWord, settings: &Settings, now: u32) -> bool {
@@ -236,25 +224,4 @@ pub(super) fn seed<const WORDS: usize>() -> Result<[u64; WORDS]> {
     let got = getrandom(bytes, GetRandomFlags::empty()).context("asking for random bytes")?;
     ensure!(got == all, "the kernel has no {all} random bytes");
     Ok(seed)
-}
-
-/// Jiffies a second: the coarse clock goes from one to the next (`KTIME_LOW_RES`, include/linux/hrtimer.h).
-fn hz() -> Result<u32> {
-    let jiffy = clock_getres(ClockId::MonotonicCoarse);
-    let jiffy_ns = u32::try_from(jiffy.tv_nsec).unwrap_or(0);
-    ensure!(
-        jiffy.tv_sec == 0 && jiffy_ns > 0,
-        "the kernel's coarse clock has a resolution of {jiffy:?}"
-    );
-    Ok((1_000_000_000 + jiffy_ns / 2) / jiffy_ns)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn jiffies_are_as_many_as_a_kernel_can_have() {
-        assert!([100, 250, 300, 1000].contains(&hz().unwrap()));
-    }
 }

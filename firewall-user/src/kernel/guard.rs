@@ -15,22 +15,23 @@
 //! - Where there has to be room for more counters, each program is replaced in its link. New or old, both look into the
 //!   same policy and the same flow table.
 
+mod clear;
 mod growth;
+mod switch;
 
-use std::collections::{BTreeMap, HashSet};
-use std::io;
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{Array, Map, MapData};
+use aya::maps::MapData;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::TcAttachType;
 use aya::programs::{ProgramInfo, SchedClassifier};
 use firewall_common::abi::{
-    MAP_CONTROL, MAP_COUNTERS, MAP_FRAGMENTS, MAP_IMAGES, SLOTS,
+    MAP_CONTROL, MAP_COUNTERS, MAP_FRAGMENTS, MAP_IMAGES,
     ban::{self, MAP_BAN_FILTERS, MAP_BAN_SETTINGS, MAP_BANS},
-    control::Control,
+    control::{Control, Place},
     counter::Counter,
     image::Line,
     knock::MAP_KNOCKS,
@@ -39,17 +40,21 @@ use firewall_common::abi::{
 
 use super::attach::{self, ModeChoice};
 use super::bans::{BanTable, LiveBan};
+use super::control::ControlWord;
 use super::counters::Counters;
 use super::description::Description;
 use super::flows::{self, Fill, FlowTable, LiveFlow, Wanted};
-use super::image::{self, Place};
+use super::image;
 use super::instance::Instance;
 use super::interface::{Interface, Mode};
+use super::kept::Archive;
 use super::knocks;
 use super::pins::{self, Hook, Pins};
 use super::programs;
-use super::record::Record;
 use super::state::Sizes;
+use clear::{clear, wait_until_gone};
+pub use clear::{remove_stale, stale_bans};
+pub use switch::{Next, Trial};
 
 /// Counters for which there is room from the start, whatever the first policy names: 256 KiB a CPU.
 const INITIAL_COUNTERS: u32 = 1 << 14;
@@ -79,11 +84,6 @@ const SHARED: [&str; MAP_IMAGES.len() + flows::MAPS.len() + 8] = {
     ]
 };
 
-/// How long the kernel may take to let go of a link; 6 to 20 ms were seen.
-const DETACH_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often it is asked whether it has.
-const DETACH_POLL: Duration = Duration::from_millis(2);
-
 /// What is found on an interface.
 #[derive(Debug)]
 pub enum Found {
@@ -98,16 +98,25 @@ pub enum Found {
 /// What an interface begins with.
 #[derive(Debug)]
 pub struct Start<'a> {
-    /// The tables in force from the first packet.
-    pub image: Vec<Line>,
-    /// What they came from.
-    pub description: &'a Description,
+    /// What is in force from the first packet.
+    pub next: Next<'a>,
+    /// How long, unless that is confirmed.
+    pub trial: Option<FirstTrial>,
     /// The flow table, where the network namespace has none.
     pub wanted: &'a Wanted,
     /// How large its own tables are.
     pub sizes: Sizes,
     /// Who is banned from the first packet.
     pub bans: &'a [LiveBan],
+}
+
+/// The trial of an interface's first generation.
+#[derive(Debug)]
+pub struct FirstTrial {
+    /// How long it lasts.
+    pub lasts: Duration,
+    /// Tables that let everything in, which are in force after it.
+    pub open: Vec<Line>,
 }
 
 /// An interface with our program attached and its state pinned.
@@ -122,7 +131,9 @@ pub struct Guard {
     pub egress_id: Option<u32>,
     /// What is in force.
     pub description: Description,
-    place: Place,
+    /// Whether what was put in force last has to be confirmed.
+    pub trial: Trial,
+    control: Control,
     hardware_address: Option<[u8; 6]>,
 }
 
@@ -139,11 +150,9 @@ impl Guard {
             return Ok(Found::Nothing);
         }
         let program_id = program_in(&pins, Hook::Ingress)?;
-        let Record(control) = control(&pins)?.get(&0, 0)?;
-        let place = Place {
-            class: control.class(),
-            slot: control.slot(),
-        };
+        let control = ControlWord::open(&pins)?.load();
+        let trial = Trial::of(control, &pins)?;
+        let place = trial.deciding(control);
         let description = Description::read(&pins.policy(place))?;
         if description.namespace != super::interface::namespace()? {
             bail!(
@@ -176,7 +185,8 @@ impl Guard {
             program_id,
             egress_id,
             description,
-            place,
+            control,
+            trial,
             hardware_address: interface.hardware_address,
         })))
     }
@@ -214,16 +224,19 @@ impl Guard {
         pins: &Pins,
     ) -> Result<()> {
         let Start {
-            image,
-            description,
+            next,
+            trial,
             wanted,
             sizes,
             bans,
         } = start;
-        let place = Place {
-            class: image::class_of(&image),
-            slot: 0,
-        };
+        let Next {
+            image,
+            description,
+            kept,
+            lists,
+        } = next;
+        let place = Place::new(image::class_of(&image), 0);
         let table = match FlowTable::of_namespace(interface)? {
             Some(table) => table,
             None => FlowTable::create(wanted)?,
@@ -231,7 +244,7 @@ impl Guard {
         let of_namespace = table.pin(pins)?;
         let mut instance = Instance::load_over(
             interface.hardware_address,
-            roomy(description).max(INITIAL_COUNTERS),
+            roomy(&description).max(INITIAL_COUNTERS),
             of_namespace
                 .iter()
                 .map(|&name| (name, pins.map(name)))
@@ -240,6 +253,14 @@ impl Guard {
         )?;
         instance.install(place, image)?;
         instance.activate(place)?;
+        let trial = match trial {
+            None => None,
+            Some(FirstTrial { lasts, open }) => {
+                let place = Place::new(image::class_of(&open), place.slot() + 1);
+                instance.install(place, open)?;
+                Some((place, lasts))
+            }
+        };
         for name in SHARED.iter().filter(|name| !of_namespace.contains(name)) {
             pin_map(&mut instance, name, &pins.map(name))?;
         }
@@ -247,61 +268,24 @@ impl Guard {
         give(bans, description.policy.bans_by_rule, pins)?;
         pin_map(&mut instance, MAP_COUNTERS, &pins.counters(0))?;
         description.pin(&pins.policy(place))?;
+        Archive::of(pins).keep(&kept, &lists)?;
         for hook in Hook::ALL {
             pin_map(&mut instance, hook.next_map(), &pins.next(hook, 0))?;
             pin_program(&mut instance, hook, &pins.program(hook))?;
         }
         let clock = instance.clock().pin(pins.clock());
         clock.context("pinning the clock")?;
+        if let Some((open, lasts)) = trial {
+            description.opened().pin(&pins.policy(open))?;
+            let control = Control::new(place, open).until(switch::deadline(pins, lasts)?);
+            ControlWord::open(pins)?.store(control);
+        }
 
         let egress = attach::egress(instance.egress(), interface)?;
         let ingress = attach::ingress(&mut instance, interface, mode)?;
         // From here the interface is guarded; when both links are pinned, also if this process ends.
         for (hook, link) in [(Hook::Egress, egress), (Hook::Ingress, ingress)] {
             link.pin(pins.link(hook)).context("pinning a link")?;
-        }
-        Ok(())
-    }
-
-    /// Switches to a new generation: every packet sees wholly the old or wholly the new one.
-    ///
-    /// # Errors
-    ///
-    /// A sentence; the old generation is then still in force.
-    pub fn switch(&mut self, image: Vec<Line>, description: Description) -> Result<()> {
-        let class = image::class_of(&image);
-        // The slot of the generation before is reused, so that at most two of a class are in memory.
-        let slot = match self.place {
-            place if place.class == class => (place.slot + 1) % 2,
-            _ => 0,
-        };
-        const { assert!(SLOTS >= 2) }
-        let place = Place { class, slot };
-        let mut counters = self.make_room(&description)?;
-        let mut images = Map::ArrayOfMaps(self.open(image::map_name(place))?);
-        image::install(&mut images, place, image)
-            .context("the kernel did not take the policy's tables")?;
-        // Slots that are new may have counted something else before, in any of the maps. Nobody does any more: with an array
-        // of maps the kernel has just waited until every program that was running has ended (`maybe_wait_bpf_programs`,
-        // kernel/bpf/syscall.c), so that none has an earlier generation in hand, nor earlier counters.
-        let old: HashSet<u32> = slots(&self.description).collect();
-        counters.clear(slots(&description).filter(|slot| !old.contains(slot)))?;
-        description.pin(&self.pins.policy(place))?;
-        if description.policy.bans_by_rule.is_some() {
-            self.bans()?.settle(description.policy.bans_by_rule);
-        }
-
-        let mut control = control(&self.pins)?;
-        control
-            .set(0, Record(Control::new(place.class, place.slot)), 0)
-            .context("switching generations")?;
-        let before = std::mem::replace(&mut self.place, place);
-        self.description = description;
-        if before.class != place.class
-            && let Err(error) = self.free(before)
-        {
-            // It costs memory until the next apply, and no packet sees it.
-            eprintln!("note: the policy before is still in memory: {error:#}");
         }
         Ok(())
     }
@@ -397,7 +381,7 @@ impl Guard {
     ///
     /// What the kernel says.
     pub fn flow_fill(&self) -> Result<Fill> {
-        self.flow_table()?.fill(flows::now(&self.pins)?)
+        self.flow_table()?.fill(&self.pins)
     }
 
     /// The flows of the network namespace, in no order.
@@ -406,7 +390,7 @@ impl Guard {
     ///
     /// What the kernel says.
     pub fn flows(&self) -> Result<Vec<LiveFlow>> {
-        self.flow_table()?.live(flows::now(&self.pins)?)
+        self.flow_table()?.live(&self.pins)
     }
 
     /// Records that the policy in force is now kept in `file`. Nothing else changes.
@@ -419,7 +403,7 @@ impl Guard {
             file,
             ..self.description.clone()
         };
-        description.pin(&self.pins.policy(self.place))?;
+        description.pin(&self.pins.policy(self.place()))?;
         self.description = description;
         Ok(())
     }
@@ -431,24 +415,6 @@ impl Guard {
     /// What the kernel says.
     pub fn counters(&self) -> Result<Counters> {
         Counters::open(&self.pins)
-    }
-
-    /// Frees the memory of an image that decides nothing any more.
-    fn free(&self, place: Place) -> Result<()> {
-        // aya has no removal for arrays of maps; the system call is that of a hash map of u32 to u32.
-        let data = self.open(image::map_name(place))?;
-        let mut images: aya::maps::HashMap<MapData, u32, u32> =
-            aya::maps::HashMap::try_from(Map::HashMap(data))?;
-        for slot in 0..SLOTS {
-            match images.remove(&slot) {
-                Ok(()) | Err(aya::maps::MapError::KeyNotFound) => {}
-                Err(aya::maps::MapError::SyscallError(error))
-                    if error.io_error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error).context("freeing the policy before"),
-            }
-            pins::remove_file(&self.pins.policy(Place { slot, ..place }))?;
-        }
-        Ok(())
     }
 
     fn open(&self, name: &str) -> Result<MapData> {
@@ -475,67 +441,6 @@ fn give(bans: &[LiveBan], by_rule: Option<u8>, pins: &Pins) -> Result<()> {
     Ok(())
 }
 
-/// The bans that are pinned with an interface which is not guarded any more.
-///
-/// # Errors
-///
-/// What the kernel says.
-pub fn stale_bans(name: &str) -> Result<Vec<LiveBan>> {
-    Ok(BanTable::open(&Pins::of(name))?.live())
-}
-
-/// Removes pins whose program is on no interface.
-///
-/// # Errors
-///
-/// What cannot be removed; and nothing is, if the program is on the interface all the same: another process holds its link.
-pub fn remove_stale(name: &str) -> Result<()> {
-    let pins = Pins::of(name);
-    let program = pins.program(Hook::Ingress);
-    if pins::exists(&program)?
-        && let Some(interface) = super::interface::find(name)?
-    {
-        let id = program_at(&program)?.id();
-        if interface.xdp.iter().any(|&(_, at_work)| at_work == id) {
-            bail!(
-                "{name} is still guarded: another process holds the link; `bpftool link` shows it"
-            );
-        }
-    }
-    clear(&pins, name)
-}
-
-/// Removes the pins of an interface on which XDP is off. The kernel empties program arrays that nobody holds at once, so the
-/// program for what leaves has to be off before they go, or it would find nothing to go on with.
-///
-/// # Errors
-///
-/// What cannot be removed, or that another process holds that program's link.
-fn clear(pins: &Pins, name: &str) -> Result<()> {
-    let mut programs = Vec::new();
-    for path in [pins.program(Hook::Egress), pins.program_next(Hook::Egress)] {
-        if pins::exists(&path)? {
-            programs.push(program_at(&path)?.id());
-        }
-    }
-    pins::remove_file(&pins.link(Hook::Egress))?;
-    let is_at_work = |found: &Interface| {
-        if programs.is_empty() {
-            return Ok(false);
-        }
-        let attached = programs::tcx(found, TcAttachType::Egress)?;
-        let mut attached = attached.iter();
-        Ok(attached.any(|program| programs.contains(&program.id())))
-    };
-    if !wait_until_gone(name, is_at_work)? {
-        bail!(
-            "{name} lets everything in, but another process holds the link of the program for what leaves; `bpftool link` \
-             shows it"
-        );
-    }
-    pins.remove()
-}
-
 /// Whether the program that is pinned for `interface` is on it.
 pub(super) fn is_guarded(interface: &Interface) -> Result<bool> {
     let pins = Pins::of(&interface.name);
@@ -556,21 +461,6 @@ fn egress_at_work(pins: &Pins, interface: &Interface) -> Result<Option<u32>> {
         .context("asking for the programs that see what leaves")?;
     let at_work = programs.iter().any(|program| program.id() == pinned);
     Ok(at_work.then_some(pinned))
-}
-
-/// Whether the kernel lets go within [`DETACH_TIMEOUT`] of what `is_there` finds on the interface called `name`.
-fn wait_until_gone(name: &str, is_there: impl Fn(&Interface) -> Result<bool>) -> Result<bool> {
-    let deadline = Instant::now() + DETACH_TIMEOUT;
-    while let Some(found) = super::interface::find(name)? {
-        if !is_there(&found)? {
-            break;
-        }
-        if Instant::now() > deadline {
-            return Ok(false);
-        }
-        std::thread::sleep(DETACH_POLL);
-    }
-    Ok(true)
 }
 
 fn link(pins: &Pins, hook: Hook) -> Result<FdLink> {
@@ -604,12 +494,6 @@ fn pin_map(instance: &mut Instance, name: &str, path: &Path) -> Result<()> {
     map.with_context(|| format!("no map {name}"))?
         .pin(path)
         .with_context(|| format!("pinning {}", path.display()))
-}
-
-fn control(pins: &Pins) -> Result<Array<MapData, Record<Control>>> {
-    let data =
-        MapData::from_pin(pins.map(MAP_CONTROL)).context("opening the pinned control map")?;
-    Ok(Array::try_from(Map::Array(data))?)
 }
 
 /// Slots that a description names.

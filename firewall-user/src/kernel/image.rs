@@ -4,20 +4,10 @@ use aya::Pod;
 use aya::maps::{Array, ArrayOfMaps, Map, MapData, MapError};
 use firewall_common::abi::{
     IMAGE_MAP_FLAGS, MAP_IMAGES,
+    control::Place,
     image::{Line, SIZE_CLASSES},
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes as _, KnownLayout};
-
-/// Where a generation lies: which size class, and which slot of that class's array of maps.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
-pub struct Place {
-    /// Index into [`SIZE_CLASSES`].
-    pub class: u32,
-    /// Index into the array of maps.
-    pub slot: u32,
-}
 
 /// The smallest size class that holds `image`. The compiler has made sure that there is one.
 pub fn class_of(image: &[Line]) -> u32 {
@@ -28,7 +18,7 @@ pub fn class_of(image: &[Line]) -> u32 {
 
 /// Name of the array of maps that `place` is in.
 pub fn map_name(place: Place) -> &'static str {
-    MAP_IMAGES[place.class as usize]
+    MAP_IMAGES[place.class() as usize]
 }
 
 /// Puts `image` into a new map and that into the slot of `place` in `images`, the array of maps of its class.
@@ -37,12 +27,12 @@ pub fn map_name(place: Place) -> &'static str {
 ///
 /// What the kernel says, most likely that there is no memory.
 pub fn install(images: &mut Map, place: Place, image: Vec<Line>) -> Result<(), MapError> {
-    match place.class {
-        0 => set::<{ lines(0) }>(images, place.slot, image),
-        1 => set::<{ lines(1) }>(images, place.slot, image),
-        2 => set::<{ lines(2) }>(images, place.slot, image),
-        3 => set::<{ lines(3) }>(images, place.slot, image),
-        _ => set::<{ lines(4) }>(images, place.slot, image),
+    match place.class() {
+        0 => set::<{ lines(0) }>(images, place.slot(), image),
+        1 => set::<{ lines(1) }>(images, place.slot(), image),
+        2 => set::<{ lines(2) }>(images, place.slot(), image),
+        3 => set::<{ lines(3) }>(images, place.slot(), image),
+        _ => set::<{ lines(4) }>(images, place.slot(), image),
     }
 }
 

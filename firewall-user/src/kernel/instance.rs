@@ -14,7 +14,7 @@ use firewall_common::abi::{
     PROGRAM_EGRESS_OPENS, PROGRAM_INGRESS, PROGRAM_INGRESS_COOKIE, PROGRAM_INGRESS_FRAGMENT,
     PROGRAM_INGRESS_REFUSED, PROGRAM_INGRESS_STRIKE, PROGRAM_INGRESS_TERMS,
     ban::MAP_BANS,
-    control::Control,
+    control::{Control, Place},
     counter::{Counter, MAX_SLOTS, MIN_SLOTS},
     flow::{MAP_FLOW_SETTINGS, MAP_FLOWS, Settings},
     image::Line,
@@ -23,9 +23,10 @@ use firewall_common::abi::{
 use firewall_common::decide::cookie;
 
 use super::bans::BanTable;
+use super::control::ControlWord;
 use super::counters;
 use super::flows::Wanted;
-use super::image::{self, Place};
+use super::image;
 use super::record::Record;
 use super::state::{self, Sizes};
 
@@ -213,12 +214,11 @@ impl Instance {
     ///
     /// What the kernel says.
     pub fn activate(&mut self, place: Place) -> Result<()> {
-        let map = self
-            .ebpf
-            .map_mut(MAP_CONTROL)
-            .context("no control map in the object")?;
-        let mut control: Array<&mut MapData, Record<Control>> = Array::try_from(map)?;
-        Ok(control.set(0, Record(Control::new(place.class, place.slot)), 0)?)
+        let Some(Map::Array(map)) = self.ebpf.map(MAP_CONTROL) else {
+            bail!("no control map in the object");
+        };
+        ControlWord::of(map)?.store(Control::new(place, Place::NONE));
+        Ok(())
     }
 
     /// The XDP program, to attach or to run on test packets.

@@ -71,6 +71,15 @@ impl<T: FromBytes> Deref for Mapped<T> {
 }
 
 #[expect(unsafe_code, reason = "see above")]
+impl<T: FromBytes> Mapped<T> {
+    /// The values of a map that nobody else has yet, to be filled.
+    pub(super) fn alone(&mut self) -> &mut [T] {
+        // SAFETY: as above, and they were mapped to be written by whoever asks for this.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.values) }
+    }
+}
+
+#[expect(unsafe_code, reason = "see above")]
 impl<T> Drop for Mapped<T> {
     fn drop(&mut self) {
         let bytes = self.values * size_of::<T>();

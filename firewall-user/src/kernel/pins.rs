@@ -20,10 +20,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use firewall_common::abi::control::Place;
 use firewall_common::abi::{ABI_VERSION, MAP_COUNTERS, MAP_EGRESS_NEXT, MAP_INGRESS_NEXT};
 use rustix::mount::{MountFlags, mount};
-
-use super::image::Place;
 
 /// The BPF file system.
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -117,7 +116,7 @@ impl Pins {
     /// The pinned description of the image in `place`.
     pub fn policy(&self, place: Place) -> PathBuf {
         self.folder()
-            .join(format!("policy-{}-{}", place.class, place.slot))
+            .join(format!("policy-{}-{}", place.class(), place.slot()))
     }
 
     /// Makes the folder.

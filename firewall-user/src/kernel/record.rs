@@ -2,7 +2,6 @@
 
 use aya::Pod;
 use firewall_common::abi::{
-    control::Control,
     counter::Counter,
     flow::{BucketWords, Settings},
     knock, limit,
@@ -15,7 +14,6 @@ pub(super) struct Record<T>(pub T);
 
 /// Records that may cross: `repr(C)` integers without padding, which their `zerocopy::IntoBytes` has checked.
 pub(super) trait Abi: Copy + 'static + zerocopy::IntoBytes + zerocopy::FromBytes {}
-impl Abi for Control {}
 impl Abi for Counter {}
 impl Abi for BucketWords {}
 impl Abi for Settings {}

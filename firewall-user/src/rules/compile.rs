@@ -24,7 +24,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use firewall_common::abi::image::{Line, SIZE_CLASSES, essential, header};
 use thiserror::Error;
 
-use super::model::{Action, Direction, Essentials, Rule, RuleSet, Vlans};
+use super::model::{
+    Action, AddressSet, Bans, Defaults, Direction, Essentials, Rule, RuleSet, Vlans,
+};
 use crate::counters::{self, Allocator, Slots};
 use layout::Layout;
 use outcomes::Outcomes;
@@ -99,6 +101,30 @@ pub enum CompileError {
         /// Most there can be.
         limit: usize,
     },
+}
+
+/// Tables under which everything is let in and out, even what cannot be read.
+pub fn open() -> Vec<Line> {
+    let everybody = AddressSet {
+        v4: vec![(0, u32::MAX)],
+        v6: vec![(0, u128::MAX)],
+    };
+    let rule_set = RuleSet {
+        defaults: Defaults {
+            ingress: Action::Accept,
+            egress: Action::Accept,
+        },
+        bans: Bans {
+            never: everybody,
+            ..Bans::default()
+        },
+        ..RuleSet::default()
+    };
+    let compiled = compile(&rule_set, &Slots::default());
+    let mut image = compiled.expect("no rules are not too many").image;
+    const { assert!(header::INGRESS + header::ESSENTIALS == 0) }
+    image[0].words[0] |= u64::from(essential::OPEN);
+    image
 }
 
 /// A rule's number in the tables, which is its rank among the rules of its direction.

@@ -9,6 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use toml::de::DeTable;
 
 use super::diagnostic::{Collector, Diagnostic, Report, Source};
+use super::lists::{self, Lists};
 use super::model::RuleSet;
 use super::syntax::{Damage, syntax_error};
 use super::typed::Reader;
@@ -40,6 +41,8 @@ pub struct Loaded {
     pub source: Source,
     /// Where each rule of `rule_set.rules` stands, by the same index.
     pub rule_places: Vec<RulePlace>,
+    /// The address lists that it names.
+    pub lists: Lists,
 }
 
 impl Loaded {
@@ -90,6 +93,11 @@ pub fn load(path: &Path) -> Result<Loaded, Report> {
 /// Validates the text of a rule file. `source_name` is what diagnostics call it; files that its groups name are read
 /// relative to `base_dir`.
 pub fn parse(source_name: &str, text: &str, base_dir: &Path) -> Result<Loaded, Report> {
+    parse_with(source_name, text, lists::From::Directory(base_dir))
+}
+
+/// The same, with address lists from elsewhere.
+pub fn parse_with(source_name: &str, text: &str, lists: lists::From<'_>) -> Result<Loaded, Report> {
     let source = Source::new(source_name, text);
     let mut collector = Collector::default();
     if text.len() > MAX_FILE_BYTES {
@@ -120,7 +128,8 @@ pub fn parse(source_name: &str, text: &str, base_dir: &Path) -> Result<Loaded, R
         collector: &mut collector,
     };
     let typed = reader.rule_file(root.get_ref());
-    let (rule_set, rule_places) = validate::validate(typed, &source, base_dir, &mut collector);
+    let mut lists = lists::Reader::new(lists);
+    let (rule_set, rule_places) = validate::validate(typed, &source, &mut lists, &mut collector);
     if let Some(damage) = &damage {
         collector.retain_errors(|error| !damage.explains(&source, error));
         for (error, list) in &damage.errors {
@@ -137,6 +146,7 @@ pub fn parse(source_name: &str, text: &str, base_dir: &Path) -> Result<Loaded, R
         warnings: report.warnings,
         source,
         rule_places,
+        lists: lists.read,
     })
 }
 

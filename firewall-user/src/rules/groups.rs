@@ -3,28 +3,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
-use std::path::Path;
 
 use toml::Spanned;
 
 use super::addresses::{AddressError, Block, SetBuilder, block, looks_like_address, parse_block};
 use super::diagnostic::{Collector, Diagnostic, Source};
-use super::file::{self, Kind};
+use super::lists;
 use super::model::{AddressSet, SetId};
 use super::names::closest;
 use super::shown::quoted;
 use super::typed::{Members, RawGroup, Texts};
-
-/// Largest address list file. A million IPv6 CIDRs are 45 MB; much more than that does not fit the kernel's tables, and
-/// the file is held in memory while it is read.
-pub const MAX_LIST_BYTES: usize = 100 << 20;
-
-const ADDRESS_LIST: Kind = Kind {
-    name: "an address list",
-    max_bytes: MAX_LIST_BYTES,
-    too_large: "merge its addresses into CIDRs, or split it into several lists",
-    not_found: "check the name; it is relative to the directory of the rule file",
-};
 
 /// Bad lines of one address list that are shown; the rest of them is counted.
 pub const MAX_LIST_ERRORS: usize = 20;
@@ -129,11 +117,11 @@ enum Entry {
 }
 
 impl<'s> Groups<'s> {
-    /// Resolves the groups of a file. Lists are read relative to `base_dir`.
+    /// Resolves the groups of a file, with the lists that they name.
     pub(super) fn resolve(
         raw: &[RawGroup],
         source: &'s Source,
-        base_dir: &Path,
+        lists: &mut lists::Reader<'_>,
         collector: &mut Collector,
     ) -> Self {
         let mut groups = Self {
@@ -168,7 +156,7 @@ impl<'s> Groups<'s> {
                         }
                     }
                 }
-                Members::File(path) => match read_list(path, source, base_dir, collector) {
+                Members::File(path) => match lists.list(path, source, collector) {
                     Some(list) => groups.broken[n] = !parse_list(&list, &mut builder, collector),
                     None => groups.broken[n] = true,
                 },
@@ -448,29 +436,6 @@ fn digest(set: &AddressSet) -> u64 {
         .step_by(set.v6.len() / SAMPLES + 1)
         .for_each(|range| range.hash(&mut hasher));
     hasher.finish()
-}
-
-/// A group's list file, or nothing after saying why not.
-fn read_list(
-    path: &Spanned<String>,
-    source: &Source,
-    base_dir: &Path,
-    collector: &mut Collector,
-) -> Option<Source> {
-    let full = base_dir.join(path.get_ref());
-    let read = file::read_text(&full, &ADDRESS_LIST);
-    match read {
-        Ok(bytes) => Some(Source::new(&full.to_string_lossy(), bytes)),
-        Err(refusal) => {
-            let message = format!("{}: {}", full.display(), refusal.message);
-            collector.error(|| {
-                Diagnostic::error(message)
-                    .help(refusal.help)
-                    .at(source, path.span(), "")
-            });
-            None
-        }
-    }
 }
 
 /// `name` as a TOML key.

@@ -5,6 +5,7 @@ pub mod addresses;
 pub mod compile;
 pub mod diagnostic;
 pub mod file;
+pub mod lists;
 pub mod model;
 pub mod names;
 pub mod oracle;
@@ -17,8 +18,9 @@ mod typed;
 mod values;
 
 pub use diagnostic::{Diagnostic, Report, Severity, Source};
-pub use file::{Loaded, load, parse};
-pub use groups::{MAX_EXPANDED_RANGES, MAX_LIST_BYTES, MAX_LIST_ERRORS};
+pub use file::{Loaded, load, parse, parse_with};
+pub use groups::{MAX_EXPANDED_RANGES, MAX_LIST_ERRORS};
+pub use lists::MAX_LIST_BYTES;
 
 /// Seconds that a command bans for, written as in rule files: `90`, `90s`, `10m`, `2h`, `5d`.
 ///

@@ -7,13 +7,13 @@ mod terms;
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::Path;
 
 use toml::Spanned;
 
 use super::addresses::looks_like_address;
 use super::diagnostic::{Collector, Diagnostic, Source, count_newlines};
 use super::groups::Groups;
+use super::lists;
 use super::model::{Action, Direction, Protocol, Rule, RuleSet, SetId};
 use super::shown::quoted;
 use super::typed::{RawGroup, RawRule, RuleFile, Texts};
@@ -45,7 +45,7 @@ pub struct RulePlace {
 pub(super) fn validate(
     file: RuleFile,
     source: &Source,
-    base_dir: &Path,
+    lists: &mut lists::Reader<'_>,
     collector: &mut Collector,
 ) -> (RuleSet, Vec<RulePlace>) {
     for group in &file.groups {
@@ -53,7 +53,7 @@ pub(super) fn validate(
     }
     let mut validator = Validator {
         source,
-        groups: Groups::resolve(&file.groups, source, base_dir, collector),
+        groups: Groups::resolve(&file.groups, source, lists, collector),
         collector,
         names: HashMap::new(),
         first_ban: None,

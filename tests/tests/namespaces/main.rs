@@ -19,5 +19,6 @@ mod resets;
 mod shapes;
 mod switching;
 mod traffic;
+mod trials;
 
 use firewall_tests::net::{MODES, rules};

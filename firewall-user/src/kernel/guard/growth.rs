@@ -23,7 +23,7 @@ impl Guard {
     /// Sees to it that the program at work can count everything that `next` names. Returns the counters but for a map
     /// that is new and empty.
     pub(super) fn make_room(&mut self, next: &Description) -> Result<Counters> {
-        let program = self.settle()?;
+        let program = self.end_growth()?;
         let counters = self.counters()?;
         let (number, room) = counters.used_by(&program)?;
         self.drop_earlier_nexts(number)?;
@@ -53,7 +53,7 @@ impl Guard {
 
     /// Ends what a killed [`Self::grow`] has begun, or clears it away if none of its programs is at work. Returns the XDP
     /// program, which like the other is pinned under its name.
-    fn settle(&mut self) -> Result<ProgramInfo> {
+    fn end_growth(&mut self) -> Result<ProgramInfo> {
         let mut begun = false;
         for hook in Hook::ALL {
             let next = self.pins.program_next(hook);
@@ -101,7 +101,7 @@ impl Guard {
     }
 
     /// Has each link run the next program, if there is one, and then gives these the names of what is at work: until both are,
-    /// one that is has its pin, and [`Self::settle`] knows that this was begun.
+    /// one that is has its pin, and [`Self::end_growth`] knows that this was begun.
     fn put_next_to_work(&mut self) -> Result<()> {
         for hook in Hook::ALL {
             let next = self.pins.program_next(hook);

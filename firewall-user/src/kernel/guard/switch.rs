@@ -1,0 +1,325 @@
+//! From one generation to another: forth, back, and on trial.
+//!
+//! What decides is one word ([`Control`]); all that it needs, tables, description and source, is there before the word is stored, so
+//! that whoever is killed leaves the old generation or the new one. Images lie in the places that the word names, those of the generation that
+//! decides and of the one before; any other place is free.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::maps::{Map, MapData, MapError};
+use firewall_common::abi::SLOTS;
+use firewall_common::abi::control::{Control, Place};
+use firewall_common::abi::image::{Line, SIZE_CLASSES};
+
+use super::{Guard, slots};
+use crate::kernel::clock;
+use crate::kernel::control::ControlWord;
+use crate::kernel::description::Description;
+use crate::kernel::image;
+use crate::kernel::kept::{Archive, Kept};
+use crate::kernel::pins::{self, Pins};
+
+/// A generation to be put in force.
+#[derive(Debug)]
+pub struct Next<'a> {
+    /// Its tables.
+    pub image: Vec<Line>,
+    /// What they are.
+    pub description: Description,
+    /// What they came from.
+    pub kept: Kept,
+    /// The texts of its address lists, by hash.
+    pub lists: BTreeMap<String, &'a [u8]>,
+}
+
+/// Whether what was put in force last has to be confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trial {
+    /// It does not, or has been.
+    Over,
+    /// It does, in so many seconds.
+    Waits(u64),
+    /// It has not been in time: what was in force before is so again.
+    Lapsed,
+}
+
+impl Trial {
+    pub(super) fn of(control: Control, pins: &Pins) -> Result<Self> {
+        let deadline = control.deadline();
+        if deadline == 0 {
+            return Ok(Self::Over);
+        }
+        let left = deadline.saturating_sub(clock::jiffies(pins)?);
+        Ok(match left {
+            0 => Self::Lapsed,
+            left => Self::Waits(left.div_ceil(clock::hz()?.into())),
+        })
+    }
+
+    /// What decides.
+    pub(super) const fn deciding(self, control: Control) -> Place {
+        match self {
+            Self::Over | Self::Waits(_) => control.active(),
+            Self::Lapsed => control.before(),
+        }
+    }
+}
+
+/// The time that is so far ahead, in jiffies.
+pub(super) fn deadline(pins: &Pins, ahead: Duration) -> Result<u64> {
+    let jiffies = ahead.as_secs().saturating_mul(clock::hz()?.into());
+    Ok(clock::jiffies(pins)? + jiffies.max(1))
+}
+
+impl Guard {
+    /// Switches to `next`: every packet sees wholly the old generation or wholly the new one. If there is to be a `trial`, it lasts
+    /// so long, and then the old one decides again unless the new one has been confirmed.
+    ///
+    /// # Errors
+    ///
+    /// A sentence; the old generation is then still in force.
+    pub fn switch(&mut self, next: Next<'_>, trial: Option<Duration>) -> Result<()> {
+        self.refuse_in_trial("this interface")?;
+        self.settle()?;
+        let Next {
+            image,
+            mut description,
+            kept,
+            lists,
+        } = next;
+        description.newest = self.description.newest.max(description.generation);
+        let place = self.free_place(image::class_of(&image))?;
+        let mut counters = self.make_room(&description)?;
+        let mut images = Map::ArrayOfMaps(self.open(image::map_name(place))?);
+        image::install(&mut images, place, image)
+            .context("the kernel did not take the policy's tables")?;
+        // Slots that are new may have counted something else before, in any of the maps. Nobody does any more: with an array
+        // of maps the kernel has just waited until every program that was running has ended (`maybe_wait_bpf_programs`,
+        // kernel/bpf/syscall.c), so that none has an earlier generation in hand, nor earlier counters.
+        let old: HashSet<u32> = slots(&self.description).collect();
+        counters.clear(slots(&description).filter(|slot| !old.contains(slot)))?;
+        description.pin(&self.pins.policy(place))?;
+        self.archive().keep(&kept, &lists)?;
+        if description.policy.bans_by_rule.is_some() {
+            self.bans()?.settle(description.policy.bans_by_rule);
+        }
+        let control = Control::new(place, self.place());
+        let control = match trial {
+            Some(trial) => control.until(deadline(&self.pins, trial)?),
+            None => control,
+        };
+        self.replace(control)?;
+        self.description = description;
+        self.tidy();
+        Ok(())
+    }
+
+    /// Ends the trial of the generation in force: it stays. Returns how many seconds were left.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is on trial, or the time is over.
+    pub fn confirm(&mut self) -> Result<u64> {
+        match self.trial {
+            Trial::Over => bail!(
+                "generation {} has nothing to be confirmed",
+                self.description.generation
+            ),
+            Trial::Lapsed => {
+                let generation = self.description.generation;
+                self.settle()?;
+                bail!("too late: generation {generation} is in force again; apply anew")
+            }
+            Trial::Waits(left) => {
+                self.replace(Control::new(self.control.active(), self.control.before()))?;
+                Ok(left)
+            }
+        }
+    }
+
+    /// Goes back, at once, to the generation whose tables are still there. Returns whether they are those of `generation`; if not,
+    /// nothing has been done.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; then nothing has been done either.
+    pub fn flip_to(&mut self, generation: u64) -> Result<bool> {
+        self.settle()?;
+        let before = self.control.before();
+        if before == Place::NONE {
+            return Ok(false);
+        }
+        let mut description = Description::read(&self.pins.policy(before))?;
+        if description.generation != generation {
+            return Ok(false);
+        }
+        description.newest = self.description.newest;
+        description.pin(&self.pins.policy(before))?;
+        self.mark_lapsed_if_waiting()?;
+        self.replace(Control::new(before, self.control.active()))?;
+        self.description = description;
+        self.tidy();
+        Ok(true)
+    }
+
+    /// The generation whose tables are still there beside those in force.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn before(&self) -> Result<Option<Description>> {
+        let place = match self.trial {
+            Trial::Lapsed => self.control.active(),
+            Trial::Over | Trial::Waits(_) => self.control.before(),
+        };
+        if place == Place::NONE {
+            return Ok(None);
+        }
+        Description::read(&self.pins.policy(place)).map(Some)
+    }
+
+    /// The highest number that a generation of this interface ever had.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn newest(&self) -> Result<u64> {
+        let lapsed = match self.trial {
+            Trial::Lapsed => self.before()?.map(|lapsed| lapsed.generation),
+            Trial::Over | Trial::Waits(_) => None,
+        };
+        Ok(self.description.newest.max(lapsed.unwrap_or(0)))
+    }
+
+    /// Where generations came from.
+    pub fn archive(&self) -> Archive {
+        Archive::of(&self.pins)
+    }
+
+    /// Nothing is changed while something waits to be confirmed: it would be unclear what a confirmation is of.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what to do, where that is so.
+    pub fn refuse_in_trial(&self, name: &str) -> Result<()> {
+        if let Trial::Waits(left) = self.trial {
+            bail!(
+                "{name}: generation {} waits {left} s more to be confirmed: `firewall confirm` keeps it, `firewall rollback` goes back; \
+                 then try again",
+                self.description.generation,
+            );
+        }
+        Ok(())
+    }
+
+    /// Writes down what the programs have done by themselves: after a trial that nobody confirmed, the generation before is the one
+    /// in force, with nothing before it.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        if self.trial != Trial::Lapsed {
+            return Ok(());
+        }
+        let lapsed = Description::read(&self.pins.policy(self.control.active()))?;
+        self.mark_lapsed(lapsed.generation)?;
+        self.description.newest = self.description.newest.max(lapsed.generation);
+        self.description.pin(&self.pins.policy(self.place()))?;
+        self.replace(Control::new(self.control.before(), Place::NONE))?;
+        self.tidy();
+        Ok(())
+    }
+
+    fn mark_lapsed_if_waiting(&self) -> Result<()> {
+        match self.trial {
+            Trial::Waits(_) => self.mark_lapsed(self.description.generation),
+            Trial::Over | Trial::Lapsed => Ok(()),
+        }
+    }
+
+    fn mark_lapsed(&self, generation: u64) -> Result<()> {
+        let archive = self.archive();
+        if let Some(mut kept) = archive.read(generation)? {
+            kept.lapsed = true;
+            archive.keep(&kept, &BTreeMap::new())?;
+        }
+        Ok(())
+    }
+
+    /// Stores the word that says what decides.
+    fn replace(&mut self, control: Control) -> Result<()> {
+        let replaced = ControlWord::open(&self.pins)?.replace(self.control, control);
+        ensure!(
+            replaced,
+            "somebody else has just switched generations; try again"
+        );
+        self.control = control;
+        self.trial = Trial::of(control, &self.pins)?;
+        Ok(())
+    }
+
+    /// Where the generation that decides lies.
+    pub(super) const fn place(&self) -> Place {
+        self.trial.deciding(self.control)
+    }
+
+    /// A place of size class `class` that nothing is in which is needed.
+    fn free_place(&self, class: u32) -> Result<Place> {
+        let needed = self.needed();
+        let mut places = (0..SLOTS).map(|slot| Place::new(class, slot));
+        places
+            .find(|place| !needed.contains(place))
+            .context("there is no room for another generation")
+    }
+
+    /// The places of what is in force and of what was so before.
+    fn needed(&self) -> [Place; 2] {
+        [self.control.active(), self.control.before()]
+    }
+
+    /// Gives up what is not needed any more. Where that fails it costs memory, and no packet sees it.
+    fn tidy(&self) {
+        let numbers = self.needed().into_iter().filter_map(|place| {
+            let description = Description::read(&self.pins.policy(place));
+            description.ok().map(|found| found.generation)
+        });
+        let numbers: Vec<u64> = numbers.collect();
+        let archived = self.archive().tidy(self.description.newest, &numbers);
+        if let Err(error) = self.free().and(archived) {
+            eprintln!("note: what was in force before is still in memory: {error:#}");
+        }
+    }
+
+    /// Frees the memory of images that nobody needs.
+    fn free(&self) -> Result<()> {
+        let needed = self.needed();
+        for class in 0..SIZE_CLASSES.len() as u32 {
+            for slot in 0..SLOTS {
+                let place = Place::new(class, slot);
+                let description = self.pins.policy(place);
+                if needed.contains(&place) || !pins::exists(&description)? {
+                    continue;
+                }
+                self.free_image(place)?;
+                pins::remove_file(&description)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn free_image(&self, place: Place) -> Result<()> {
+        // aya has no removal for arrays of maps; the system call is that of a hash map of u32 to u32.
+        let data = self.open(image::map_name(place))?;
+        let mut images: aya::maps::HashMap<MapData, u32, u32> =
+            aya::maps::HashMap::try_from(Map::HashMap(data))?;
+        match images.remove(&place.slot()) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == io::ErrorKind::NotFound =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error).context("freeing the policy before"),
+        }
+    }
+}
