@@ -10,8 +10,10 @@ use crate::command;
 use crate::command::apply::Apply;
 use crate::command::ban::Ban;
 use crate::command::flows::Filter;
+use crate::command::group::GroupVerb;
 use crate::command::ports::Ports;
 use crate::command::rollback::Rollback;
+use crate::command::rule::RuleVerb;
 use crate::command::unban::Unban;
 use crate::output::{Format, Output, Refused};
 
@@ -55,6 +57,12 @@ enum Verb {
         #[arg(short, long = "interface", value_name = "IFACE")]
         interface: Vec<String>,
     },
+    /// Add and remove single rules of what is in force.
+    #[command(subcommand)]
+    Rule(RuleVerb),
+    /// Add and remove members of the address groups in force.
+    #[command(subcommand)]
+    Group(GroupVerb),
     /// The rules in force, with what each has decided.
     Rules {
         #[command(flatten)]
@@ -114,6 +122,8 @@ pub fn run() -> ExitCode {
         Verb::Rollback(rollback) => command::rollback::run(&rollback, &output),
         Verb::History { interfaces } => command::history::run(&interfaces.interface, &output),
         Verb::Status { interface } => command::status::run(&interface, &output),
+        Verb::Rule(verb) => command::rule::run(&verb, &output),
+        Verb::Group(verb) => command::group::run(&verb, &output),
         Verb::Rules { interfaces } => command::rules::run(&interfaces.interface, &output),
         Verb::Stats { interfaces, watch } => {
             command::stats::run(&interfaces.interface, watch, &output)

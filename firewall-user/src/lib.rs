@@ -12,4 +12,5 @@ mod output;
 mod policy;
 mod privilege;
 pub mod rules;
+mod save;
 mod session;

@@ -1,7 +1,8 @@
 //! The rule file that is in force on an interface, whatever the file is now: what live edits, plans and explanations go by.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
 
@@ -12,11 +13,11 @@ use crate::policy::{Prepared, sha256};
 use crate::rules::{self, Loaded, Source, lists};
 
 /// A generation's rule file and address lists.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Live {
     pub(crate) kept: Kept,
     /// Texts of the lists as they were read, by hash.
-    texts: BTreeMap<String, Vec<u8>>,
+    texts: BTreeMap<String, Arc<Vec<u8>>>,
 }
 
 impl Live {
@@ -42,10 +43,58 @@ impl Live {
         let mut texts = BTreeMap::new();
         for list in &kept.lists {
             if !texts.contains_key(&list.sha256) {
-                texts.insert(list.sha256.clone(), archive.list(&list.sha256)?);
+                let text = archive.list(&list.sha256)?;
+                texts.insert(list.sha256.clone(), Arc::new(text));
             }
         }
         Ok(Self { kept, texts })
+    }
+
+    /// Those that are in files now.
+    ///
+    /// # Errors
+    ///
+    /// All that is wrong with them, as text.
+    pub(crate) fn read(file: &Path) -> Result<Self> {
+        let loaded =
+            rules::load(file).map_err(|report| anyhow!("{}", report.render(false, 100)))?;
+        let mut texts = BTreeMap::new();
+        let lists = kept_lists(&loaded, |hash, text| {
+            texts.insert(hash, Arc::new(text.to_vec()));
+        });
+        let kept = Kept {
+            generation: 0,
+            applied_at_s: 0,
+            file: file.display().to_string(),
+            change: String::new(),
+            rules: loaded.rule_set.rules.len(),
+            lapsed: false,
+            text: String::from_utf8_lossy(loaded.source.bytes()).into_owned(),
+            lists,
+        };
+        Ok(Self { kept, texts })
+    }
+
+    /// The files in which this is not what it was `before`, with what they are to hold.
+    pub(crate) fn changed_since(&self, before: &Self) -> Vec<(PathBuf, Vec<u8>)> {
+        let mut changed = Vec::new();
+        if self.kept.text != before.kept.text {
+            let text = self.kept.text.clone().into_bytes();
+            changed.push((PathBuf::from(&self.kept.file), text));
+        }
+        for (list, old) in self.kept.lists.iter().zip(&before.kept.lists) {
+            if list != old {
+                changed.push((PathBuf::from(&list.path), self.text(list)));
+            }
+        }
+        changed
+    }
+
+    /// The list with this path in the rule file.
+    pub(crate) fn list(&mut self, name: &str) -> Option<List<'_>> {
+        let list = self.kept.lists.iter_mut().find(|list| list.name == name)?;
+        let text = &self.texts[&list.sha256];
+        Some(List { list, text })
     }
 
     /// What they mean.
@@ -63,11 +112,54 @@ impl Live {
     /// The lists as they are in force.
     fn lists(&self) -> lists::Lists {
         let lists = self.kept.lists.iter().map(|list| {
-            let text = &self.texts[&list.sha256];
-            let text = lists::edited(text, &list.added, &list.removed);
-            (list.name.clone(), Source::new(&list.path, text))
+            let source = Source::new(&list.path, self.text(list));
+            (list.name.clone(), source)
         });
         lists.collect()
+    }
+
+    /// The text of a list as it is in force.
+    fn text(&self, list: &KeptList) -> Vec<u8> {
+        lists::edited(&self.texts[&list.sha256], &list.added, &list.removed)
+    }
+}
+
+/// An address list that is being changed.
+#[derive(Debug)]
+pub(crate) struct List<'a> {
+    list: &'a mut KeptList,
+    text: &'a [u8],
+}
+
+impl List<'_> {
+    /// Adds lines. Returns those that it did not have.
+    pub(crate) fn add(&mut self, lines: &[String]) -> Vec<String> {
+        let mut added = Vec::new();
+        for line in lines {
+            let was_removed = self.list.removed.remove(line);
+            if was_removed || (!self.has(line) && self.list.added.insert(line.clone())) {
+                added.push(line.clone());
+            }
+        }
+        added
+    }
+
+    /// Takes lines out. Returns those that it had.
+    pub(crate) fn remove(&mut self, lines: &[String]) -> Vec<String> {
+        let mut removed = Vec::new();
+        for line in lines {
+            let was_added = self.list.added.remove(line);
+            let is_there = self.has(line) && self.list.removed.insert(line.clone());
+            if was_added || is_there {
+                removed.push(line.clone());
+            }
+        }
+        removed
+    }
+
+    /// Whether the text has a line that names the same addresses.
+    fn has(&self, line: &str) -> bool {
+        lists::has(self.text, line)
     }
 }
 
@@ -89,18 +181,9 @@ pub(crate) fn next<'a>(
     change: String,
 ) -> Next<'a> {
     let mut texts = BTreeMap::new();
-    let mut lists = Vec::new();
-    for (name, list) in &loaded.lists {
-        let hash = sha256(list.bytes());
-        lists.push(KeptList {
-            name: name.clone(),
-            path: list.name().to_owned(),
-            sha256: hash.clone(),
-            added: Default::default(),
-            removed: Default::default(),
-        });
-        texts.insert(hash, list.bytes());
-    }
+    let lists = kept_lists(loaded, |hash, text| {
+        texts.insert(hash, text);
+    });
     let kept = Kept {
         generation: description.generation,
         applied_at_s: description.applied_at_s,
@@ -117,6 +200,22 @@ pub(crate) fn next<'a>(
         kept,
         lists: texts,
     }
+}
+
+/// The lists that a file names; `text` is told the text of each by its hash.
+fn kept_lists<'a>(loaded: &'a Loaded, mut text: impl FnMut(String, &'a [u8])) -> Vec<KeptList> {
+    let lists = loaded.lists.iter().map(|(name, list)| {
+        let hash = sha256(list.bytes());
+        text(hash.clone(), list.bytes());
+        KeptList {
+            name: name.clone(),
+            path: list.name().to_owned(),
+            sha256: hash,
+            added: BTreeSet::new(),
+            removed: BTreeSet::new(),
+        }
+    });
+    lists.collect()
 }
 
 /// The same, of a rule file that is kept, perhaps edited.

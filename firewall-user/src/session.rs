@@ -39,6 +39,15 @@ impl Session {
         None
     }
 
+    /// What to tell whoever would be shut out.
+    pub(crate) fn warning(&self) -> String {
+        format!(
+            "warning: you could not log in again as you did: nothing accepts tcp from {} to port {}; the SSH session in which \
+             you type goes on",
+            self.client.0, self.server.1,
+        )
+    }
+
     /// `SSH_CONNECTION` as sshd sets it: client address and port, server address and port.
     fn parse(value: &str) -> Option<Self> {
         let mut words = value.split_whitespace();

@@ -132,11 +132,7 @@ fn put_in_force(
     }
     if let Some(session) = Session::current().filter(|session| session.is_shut_out(&prepared.image))
     {
-        output.aside(format_args!(
-            "warning: you could not log in again as you did: nothing accepts tcp from {} to port {}; the SSH session in which \
-             you type goes on",
-            session.client.0, session.server.1,
-        ))?;
+        output.aside(session.warning())?;
     }
     if loaded.rule_set.vlans.is_some() {
         refuse_hidden_tags(interface, output)?;

@@ -115,6 +115,15 @@ pub(crate) fn edited(text: &[u8], added: &BTreeSet<String>, removed: &BTreeSet<S
     edited
 }
 
+/// Whether a line of the text names the same addresses as `line`.
+pub(crate) fn has(text: &[u8], line: &str) -> bool {
+    let Some(wanted) = entry(line.as_bytes()) else {
+        return false;
+    };
+    text.split(|&byte| byte == b'\n')
+        .any(|line| entry(line) == Some(wanted))
+}
+
 fn without(text: &[u8], removed: &[Block]) -> Vec<u8> {
     let mut left = Vec::with_capacity(text.len());
     for line in text.split_inclusive(|&byte| byte == b'\n') {

@@ -4,10 +4,12 @@
 pub mod addresses;
 pub mod compile;
 pub mod diagnostic;
+pub mod edit;
 pub mod file;
 pub mod lists;
 pub mod model;
 pub mod names;
+pub mod notation;
 pub mod oracle;
 pub mod validate;
 

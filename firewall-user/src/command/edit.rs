@@ -1,0 +1,205 @@
+//! What all live edits have in common: the rule file in force is changed as text, checked like any other, compiled and put in force, and
+//! if asked for, saved.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use serde::Serialize;
+
+use super::guard;
+use crate::cli::Interfaces;
+use crate::kernel::guard::Guard;
+use crate::live::{self, Live};
+use crate::output::{self, Format, Output};
+use crate::policy::{self, Prepared};
+use crate::rules::{self, Loaded};
+use crate::save::{self, RealDisk, Written};
+use crate::session::Session;
+use crate::{lock, privilege};
+
+/// How a live edit is made.
+#[derive(Args, Debug)]
+pub(crate) struct Edit {
+    #[command(flatten)]
+    pub(crate) interfaces: Interfaces,
+    /// Change the rule file, or the address list, as well; comments and order stay.
+    #[arg(long)]
+    save: bool,
+    /// Go back to what was in force before, unless `firewall confirm` comes within this time (90, 60s, 5m, 1h).
+    #[arg(long, value_name = "TIME", value_parser = rules::duration_s)]
+    confirm: Option<u32>,
+}
+
+/// What became of one interface.
+#[derive(Debug, Serialize)]
+struct Edited {
+    interface: String,
+    /// Whether there is a new generation.
+    changed: bool,
+    generation: u64,
+    /// What was done, for people.
+    said: String,
+    /// The files that were changed as well.
+    saved: Vec<PathBuf>,
+}
+
+/// An interface that is ready for its new generation.
+struct Ready {
+    name: String,
+    guard: Guard,
+    live: Live,
+    said: String,
+    prepared: Prepared,
+}
+
+/// Makes an edit, which `change` describes and `make` makes, returning what it has done, or nothing where nothing is to be done.
+pub(crate) fn run(
+    edit: &Edit,
+    change: &str,
+    output: &Output,
+    make: impl Fn(&mut Live) -> Result<Option<String>>,
+) -> Result<()> {
+    privilege::require()?;
+    let _turn = lock::exclusive()?;
+    let mut ready = Vec::new();
+    let mut results: Vec<Edited> = Vec::new();
+    let mut files = BTreeSet::new();
+    for name in &edit.interfaces.interface {
+        let (_, guard) = guard(name)?;
+        guard.refuse_in_trial(name)?;
+        let mut live = Live::of(&guard)?;
+        files.insert(PathBuf::from(&live.kept.file));
+        let Some(said) = make(&mut live).with_context(|| format!("{name} is as it was"))? else {
+            results.push(nothing(name, &guard));
+            continue;
+        };
+        live.kept.change = change.to_owned();
+        let loaded = live.loaded()?;
+        let prepared = policy::prepare(&loaded, Some(&guard.description.policy))?;
+        warn(&loaded, &prepared, output)?;
+        ready.push(Ready {
+            name: name.clone(),
+            guard,
+            live,
+            said,
+            prepared,
+        });
+    }
+    // What cannot be saved is told before anything is changed.
+    let mut written = Vec::new();
+    if edit.save {
+        for file in files {
+            written.extend(write(&file, &make)?);
+        }
+    }
+    let trial = (edit.confirm).map(|seconds| Duration::from_secs(seconds.into()));
+    for one in ready {
+        results.push(put_in_force(one, trial)?);
+    }
+    let mut saved = Vec::new();
+    for (path, written) in written {
+        let put = written.put();
+        put.context("the change is in force, and not saved")?;
+        saved.push(path);
+    }
+    for result in &mut results {
+        result.saved.clone_from(&saved);
+        output.text(&result.said)?;
+    }
+    for path in &saved {
+        output.text(format_args!("saved in {}", path.display()))?;
+    }
+    output.json(&results)
+}
+
+fn nothing(name: &str, guard: &Guard) -> Edited {
+    let generation = guard.description.generation;
+    Edited {
+        interface: name.to_owned(),
+        changed: false,
+        generation,
+        said: format!("{name}: nothing to do, generation {generation} has that already"),
+        saved: Vec::new(),
+    }
+}
+
+fn put_in_force(ready: Ready, trial: Option<Duration>) -> Result<Edited> {
+    let Ready {
+        name,
+        mut guard,
+        live,
+        said,
+        prepared,
+    } = ready;
+    let description = prepared.describe(live::file(&live.kept), guard.newest()? + 1)?;
+    let switched = guard.switch(live::next_kept(live, prepared, description), trial);
+    switched.with_context(|| format!("{name} is as it was"))?;
+    let generation = guard.description.generation;
+    let confirm = trial.map(|trial| {
+        format!(
+            "; `firewall confirm` within {} s keeps that",
+            trial.as_secs()
+        )
+    });
+    Ok(Edited {
+        said: format!(
+            "{name}: {said}, generation {generation}{}",
+            confirm.unwrap_or_default()
+        ),
+        interface: name,
+        changed: true,
+        generation,
+        saved: Vec::new(),
+    })
+}
+
+/// Warnings about the whole of the new policy would be read again with every edit; what shuts out the operator is told.
+fn warn(loaded: &Loaded, prepared: &Prepared, output: &Output) -> Result<()> {
+    if let Some(session) = Session::current()
+        && session.is_shut_out(&prepared.image)
+    {
+        output.aside(session.warning())?;
+    }
+    if output.format == Format::Text {
+        for warning in prepared.warnings.iter().take(MAX_WARNINGS) {
+            output.aside(warning.render(output::colour(), output::width()))?;
+        }
+    }
+    let _ = loaded;
+    Ok(())
+}
+
+/// Warnings that are shown.
+const MAX_WARNINGS: usize = 5;
+
+/// Makes the same edit in the files, and writes what they are to be beside them. They may have other changes than are in force, which
+/// stay.
+fn write(
+    file: &Path,
+    make: impl Fn(&mut Live) -> Result<Option<String>>,
+) -> Result<Vec<(PathBuf, Written<RealDisk>)>> {
+    let why = || {
+        format!(
+            "nothing is changed, because it could not be saved in {}",
+            file.display()
+        )
+    };
+    let before = Live::read(file).with_context(why)?;
+    let mut after = before.clone();
+    if make(&mut after).with_context(why)?.is_none() {
+        return Ok(Vec::new());
+    }
+    after.loaded().with_context(why)?;
+    let changed = after.changed_since(&before).into_iter();
+    changed
+        .map(|(path, bytes)| {
+            let path = std::fs::canonicalize(&path)
+                .with_context(|| format!("looking for {}", path.display()))?;
+            let written = save::write(RealDisk, &path, &bytes).with_context(why)?;
+            Ok((path, written))
+        })
+        .collect()
+}

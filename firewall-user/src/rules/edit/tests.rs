@@ -1,0 +1,204 @@
+use super::*;
+use crate::rules::notation;
+
+const FILE: &str = "\
+# A web server.
+version = 1
+
+[groups]
+# Who may log in.
+office = [\"192.0.2.0/24\", \"2001:db8::/32\"] # and others
+guests = [
+    \"198.51.100.1\", # Ann
+    \"198.51.100.2\", # Bob
+]
+refused = { file = \"refused.txt\" }
+
+# ---- What is served ----
+
+# The site.
+[[rule]]
+name = \"web\"   # a name
+action = \"accept\"
+protocol = \"tcp\"
+ports = [80, 443]
+
+# Administration.
+[[rule]]
+name = \"ssh\"
+action = \"accept\"
+protocol = \"tcp\"
+ports = [22]
+from = [\"office\"]
+
+[limits]
+size = 4096
+";
+
+fn edited(edit: impl FnOnce(&mut Document)) -> String {
+    let mut document = Document::parse(FILE).unwrap();
+    edit(&mut document);
+    let text = document.text();
+    let again: Result<toml::Table, _> = toml::from_str(&text);
+    assert!(again.is_ok(), "{text}");
+    text
+}
+
+fn add(document: &mut Document, line: &str, place: Place<'_>) -> String {
+    let typed = notation::parse(line).unwrap();
+    document.add_rule(typed, None, None, place).unwrap()
+}
+
+#[test]
+fn nothing_changed_is_nothing_changed() {
+    assert_eq!(edited(|_| {}), FILE);
+}
+
+#[test]
+fn a_rule_goes_where_it_is_wanted() {
+    let rule =
+        "[[rule]]\nname = \"tcp 8443\"\naction = \"accept\"\nprotocol = \"tcp\"\nports = [8443]\n";
+    let before = edited(|file| {
+        assert_eq!(
+            add(file, "accept tcp 8443", Place::Before("ssh")),
+            "tcp 8443"
+        );
+    });
+    assert_eq!(
+        before,
+        FILE.replace(
+            "\n# Administration.",
+            &format!("\n{rule}\n# Administration.")
+        )
+    );
+    let after = edited(|file| {
+        add(file, "accept tcp 8443", Place::After("web"));
+    });
+    assert_eq!(after, before);
+    let last = edited(|file| {
+        add(file, "accept tcp 8443", Place::Last);
+    });
+    assert_eq!(
+        last,
+        FILE.replace("\n[limits]", &format!("\n{rule}\n[limits]"))
+    );
+    let first = edited(|file| {
+        add(file, "accept tcp 8443", Place::Before("web"));
+    });
+    assert_eq!(first.matches(rule).count(), 1);
+    assert!(first.find(rule) < first.find("# The site."), "{first}");
+}
+
+#[test]
+fn names_are_not_used_twice() {
+    edited(|file| {
+        add(file, "accept tcp 8443", Place::Last);
+        assert_eq!(add(file, "drop tcp 8443", Place::Last), "tcp 8443 2");
+        let typed = notation::parse("accept tcp 1").unwrap();
+        let error = file
+            .add_rule(typed, Some("web"), None, Place::Last)
+            .unwrap_err();
+        assert!(error.contains("`web`"), "{error}");
+    });
+}
+
+#[test]
+fn a_rule_goes_with_its_comment_and_leaves_headings() {
+    let without_web = edited(|file| file.remove_rule("web").unwrap());
+    assert!(
+        !without_web.contains("The site") && without_web.contains("---- What is served"),
+        "{without_web}"
+    );
+    assert!(
+        without_web.contains("# Administration.\n[[rule]]\nname = \"ssh\""),
+        "{without_web}"
+    );
+    let without_ssh = edited(|file| file.remove_rule("ssh").unwrap());
+    assert_eq!(
+        without_ssh,
+        FILE.replace(
+            &FILE[FILE.find("# Administration").unwrap()..FILE.find("[limits]").unwrap()],
+            ""
+        )
+    );
+    let error = Document::parse(FILE)
+        .unwrap()
+        .remove_rule("shh")
+        .unwrap_err();
+    assert!(error.contains("`shh`"), "{error}");
+}
+
+#[test]
+fn what_was_added_can_be_taken_out_again() {
+    for place in [Place::Before("web"), Place::After("web"), Place::Last] {
+        let same = edited(|file| {
+            let name = add(file, "accept udp 53", place);
+            file.remove_rule(&name).unwrap();
+        });
+        assert_eq!(same, FILE, "{place:?}");
+    }
+}
+
+#[test]
+fn members_come_and_go_as_the_others_are_written() {
+    let more = ["203.0.113.0/24".to_owned(), "192.0.2.0/24".to_owned()];
+    let added = edited(|file| {
+        assert_eq!(
+            file.add_members("office", &more).unwrap(),
+            ["203.0.113.0/24"]
+        );
+        assert_eq!(
+            file.add_members("guests", &more[..1]).unwrap(),
+            ["203.0.113.0/24"]
+        );
+    });
+    assert_eq!(
+        added,
+        FILE.replace(
+            "\"2001:db8::/32\"]",
+            "\"2001:db8::/32\", \"203.0.113.0/24\"]"
+        )
+        .replace("# Bob\n]", "# Bob\n    \"203.0.113.0/24\",\n]")
+    );
+    let removed = edited(|file| {
+        // However it is written.
+        let office = ["2001:0db8::/32".to_owned()];
+        assert_eq!(file.remove_members("office", &office).unwrap(), office);
+        assert_eq!(
+            file.remove_members("guests", &["198.51.100.1/32".to_owned()])
+                .unwrap()
+                .len(),
+            1
+        );
+        assert!(
+            file.remove_members("guests", &["198.51.100.9".to_owned()])
+                .unwrap()
+                .is_empty()
+        );
+    });
+    assert_eq!(
+        removed,
+        FILE.replace(", \"2001:db8::/32\"]", "]")
+            .replace("    \"198.51.100.1\", # Ann\n", "")
+    );
+    let last = edited(|file| {
+        file.remove_members("guests", &["198.51.100.2".to_owned()])
+            .unwrap();
+    });
+    assert_eq!(last, FILE.replace("    \"198.51.100.2\", # Bob\n", ""));
+}
+
+#[test]
+fn a_group_says_where_its_members_are() {
+    let file = Document::parse(FILE).unwrap();
+    assert_eq!(file.members("office"), Ok(Members::Here));
+    assert_eq!(
+        file.members("refused"),
+        Ok(Members::List("refused.txt".to_owned()))
+    );
+    assert!(
+        file.members("offices")
+            .unwrap_err()
+            .contains("office, guests, refused")
+    );
+}
