@@ -4,7 +4,7 @@
 //! two rows begin at the same cell, so a look into a gap, where another row's cell may lie, is told from a hit. The memory
 //! is that of the cells that say something, not that of the cross product.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use firewall_common::abi::image::{Candidate, column};
 
@@ -21,8 +21,10 @@ pub(super) struct Packer {
     /// Index of the first cell in the image.
     first: u32,
     cells: Vec<Candidate>,
+    /// Which of them are taken.
+    taken: Bits,
     /// Where rows begin.
-    starts: HashSet<usize>,
+    starts: Bits,
     /// No free cell lies before this one.
     first_free: usize,
     /// Where the search for rows of one cell goes on, by column: what was no place for one is none for the next.
@@ -35,10 +37,13 @@ impl Packer {
     /// For cells that begin at index (`u64`) `first` of the image. The first of them begins the row that has no cells,
     /// which no other row may share.
     pub(super) fn new(first: u32) -> Self {
+        let mut starts = Bits::default();
+        starts.set(0);
         Self {
             first,
             cells: Vec::new(),
-            starts: HashSet::from([0]),
+            taken: Bits::default(),
+            starts,
             first_free: 0,
             resume: HashMap::new(),
             columns: 0,
@@ -88,18 +93,21 @@ impl Packer {
         let resume = resume.copied().unwrap_or(0);
         let mut slot = self.first_free.max(first_column).max(resume);
         let start = loop {
-            slot = self.free_from(slot);
+            // A slot is no place where it is taken or a row begins where this one would, which is seen of 64 at once.
+            let no_place = self.taken.from(slot) | self.starts.from(slot - first_column);
+            if no_place == u64::MAX {
+                slot += 64;
+                continue;
+            }
+            slot += no_place.trailing_ones() as usize;
             let start = slot - first_column;
-            let fits = !self.starts.contains(&start)
-                && row
-                    .keys()
-                    .all(|&column| self.is_free(start + column as usize));
-            if fits {
+            let mut columns = row.keys();
+            if columns.all(|&column| !self.taken.has(start + column as usize)) {
                 break start;
             }
             slot += 1;
         };
-        self.starts.insert(start);
+        self.starts.set(start);
         if row.len() == 1 {
             self.resume.insert(column, slot);
         }
@@ -109,20 +117,47 @@ impl Packer {
                 self.cells.resize(at + 1, Candidate::NONE);
             }
             self.cells[at] = candidate.in_column(column);
+            self.taken.set(at);
         }
-        self.first_free = self.free_from(self.first_free);
+        self.first_free = self.taken.clear_from(self.first_free);
         start
     }
+}
 
-    fn is_free(&self, slot: usize) -> bool {
-        self.cells
-            .get(slot)
-            .is_none_or(|&cell| cell == Candidate::NONE)
+/// A set of indices, as a bit each.
+#[derive(Default)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn set(&mut self, index: usize) {
+        let word = index / 64;
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (index % 64);
     }
 
-    fn free_from(&self, slot: usize) -> usize {
-        let taken = self.cells.iter().skip(slot);
-        slot + taken.take_while(|&&cell| cell != Candidate::NONE).count()
+    fn has(&self, index: usize) -> bool {
+        let word = self.0.get(index / 64).copied().unwrap_or(0);
+        word >> (index % 64) & 1 != 0
+    }
+
+    /// The bits of 64 indices from `index` on.
+    fn from(&self, index: usize) -> u64 {
+        let word = |at: usize| self.0.get(at).copied().unwrap_or(0);
+        let (at, shift) = (index / 64, index % 64);
+        match shift {
+            0 => word(at),
+            _ => word(at) >> shift | word(at + 1) << (64 - shift),
+        }
+    }
+
+    /// The first index from `index` on that is not in it.
+    fn clear_from(&self, mut index: usize) -> usize {
+        while self.from(index) == u64::MAX {
+            index += 64;
+        }
+        index + self.from(index).trailing_ones() as usize
     }
 }
 
@@ -132,6 +167,31 @@ mod tests {
     use proptest::prelude::*;
 
     const FIRST: u32 = 1_000;
+
+    #[test]
+    fn what_is_not_in_a_set_is_found() {
+        let mut bits = Bits::default();
+        assert_eq!(bits.clear_from(77), 77);
+        (3..200).for_each(|index| bits.set(index));
+        for (from, clear) in [
+            (0, 0),
+            (2, 2),
+            (3, 200),
+            (63, 200),
+            (64, 200),
+            (199, 200),
+            (200, 200),
+            (300, 300),
+        ] {
+            assert_eq!(bits.clear_from(from), clear, "{from}");
+            assert!(!bits.has(clear));
+        }
+        (200..256).for_each(|index| bits.set(index));
+        assert_eq!(
+            (bits.clear_from(3), bits.clear_from(255), bits.has(255)),
+            (256, 256, true)
+        );
+    }
 
     proptest! {
         #[test]
