@@ -1,5 +1,6 @@
 //! The rule file that is in force on an interface, whatever the file is now: what live edits, plans and explanations go by.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use crate::rules::{self, Loaded, Source, lists};
 #[derive(Clone, Debug)]
 pub(crate) struct Live {
     pub(crate) kept: Kept,
+    /// The rule file's text.
+    pub(crate) text: String,
     /// Texts of the lists as they were read, by hash.
     texts: BTreeMap<String, Arc<Vec<u8>>>,
 }
@@ -40,6 +43,7 @@ impl Live {
         let kept = archive.read(generation)?.with_context(|| {
             format!("generation {generation} is not kept; `firewall history` lists those that are")
         })?;
+        let text = archive.text(generation)?;
         let mut texts = BTreeMap::new();
         for list in &kept.lists {
             if !texts.contains_key(&list.sha256) {
@@ -47,7 +51,7 @@ impl Live {
                 texts.insert(list.sha256.clone(), Arc::new(text));
             }
         }
-        Ok(Self { kept, texts })
+        Ok(Self { kept, text, texts })
     }
 
     /// Those that are in files now.
@@ -69,17 +73,18 @@ impl Live {
             change: String::new(),
             rules: loaded.rule_set.rules.len(),
             lapsed: false,
-            text: String::from_utf8_lossy(loaded.source.bytes()).into_owned(),
+            text_bytes: loaded.source.bytes().len(),
             lists,
         };
-        Ok(Self { kept, texts })
+        let text = String::from_utf8_lossy(loaded.source.bytes()).into_owned();
+        Ok(Self { kept, text, texts })
     }
 
     /// The files in which this is not what it was `before`, with what they are to hold.
     pub(crate) fn changed_since(&self, before: &Self) -> Vec<(PathBuf, Vec<u8>)> {
         let mut changed = Vec::new();
-        if self.kept.text != before.kept.text {
-            let text = self.kept.text.clone().into_bytes();
+        if self.text != before.text {
+            let text = self.text.clone().into_bytes();
             changed.push((PathBuf::from(&self.kept.file), text));
         }
         for (list, old) in self.kept.lists.iter().zip(&before.kept.lists) {
@@ -103,9 +108,8 @@ impl Live {
     ///
     /// All that is wrong with them, as text.
     pub(crate) fn loaded(&self) -> Result<Loaded> {
-        let Kept { file, text, .. } = &self.kept;
         let lists = self.lists();
-        rules::parse_with(file, text, lists::From::Kept(&lists))
+        rules::parse_with(&self.kept.file, &self.text, lists::From::Kept(&lists))
             .map_err(|report| anyhow!("{}", report.render(false, 100)))
     }
 
@@ -191,13 +195,14 @@ pub(crate) fn next<'a>(
         change,
         rules: description.policy.rules.len(),
         lapsed: false,
-        text: String::from_utf8_lossy(loaded.source.bytes()).into_owned(),
+        text_bytes: loaded.source.bytes().len(),
         lists,
     };
     Next {
         image: prepared.image,
         description,
         kept,
+        text: Cow::Borrowed(loaded.source.bytes()),
         lists: texts,
     }
 }
@@ -225,12 +230,14 @@ pub(crate) fn next_kept<'a>(live: Live, prepared: Prepared, description: Descrip
         applied_at_s: description.applied_at_s,
         rules: description.policy.rules.len(),
         lapsed: false,
+        text_bytes: live.text.len(),
         ..live.kept
     };
     Next {
         image: prepared.image,
         description,
         kept,
+        text: Cow::Owned(live.text.into_bytes()),
         lists: BTreeMap::new(),
     }
 }

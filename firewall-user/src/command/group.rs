@@ -72,7 +72,7 @@ fn change_group(
     members: &[String],
     way: Way,
 ) -> Result<Option<String>> {
-    let mut document = Document::parse(&live.kept.text).map_err(|error| anyhow!("{error}"))?;
+    let mut document = Document::parse(&live.text).map_err(|error| anyhow!("{error}"))?;
     let failed = |error: String| anyhow!("{error}");
     let changed = match document.members(name).map_err(failed)? {
         Members::Here => {
@@ -80,7 +80,7 @@ fn change_group(
                 Way::In => document.add_members(name, members),
                 Way::Out => document.remove_members(name, members),
             };
-            live.kept.text = document.text();
+            live.text = document.text();
             changed.map_err(failed)?
         }
         Members::List(list) => {

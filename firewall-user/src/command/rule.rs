@@ -56,13 +56,14 @@ pub(crate) fn run(verb: &RuleVerb, output: &Output) -> Result<()> {
         RuleVerb::Add(add) => {
             let change = format!("rule add {}", add.rule.name);
             edit::run(&add.edit, &change, output, |live| {
-                in_document(live, |document| add_to(document, add))
+                let beside = add.before.as_deref().or(add.after.as_deref());
+                in_document(live, beside, |document| add_to(document, add))
             })
         }
         RuleVerb::Remove { name, edit } => {
             let change = format!("rule remove {name}");
             edit::run(edit, &change, output, |live| {
-                in_document(live, |document| {
+                in_document(live, Some(name), |document| {
                     document.remove_rule(name)?;
                     Ok(format!("rule `{name}` is gone"))
                 })
@@ -83,13 +84,15 @@ fn add_to(document: &mut Document, add: &Add) -> Result<String, String> {
     Ok(format!("rule `{name}` is there"))
 }
 
-/// Makes a change in the text of a rule file.
+/// Makes a change in the text of a rule file, beside the rule of a name or behind the last one.
 fn in_document(
     live: &mut Live,
+    beside: Option<&str>,
     change: impl FnOnce(&mut Document) -> Result<String, String>,
 ) -> Result<Option<String>> {
-    let mut document = Document::parse(&live.kept.text).map_err(|error| anyhow!("{error}"))?;
+    let loaded = live.loaded()?;
+    let mut document = Document::around(&loaded, beside).map_err(|error| anyhow!("{error}"))?;
     let said = change(&mut document).map_err(|error| anyhow!("{error}"))?;
-    live.kept.text = document.text();
+    live.text = document.text();
     Ok(Some(said))
 }

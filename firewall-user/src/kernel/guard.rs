@@ -234,6 +234,7 @@ impl Guard {
             image,
             description,
             kept,
+            text,
             lists,
         } = next;
         let place = Place::new(image::class_of(&image), 0);
@@ -268,7 +269,7 @@ impl Guard {
         give(bans, description.policy.bans_by_rule, pins)?;
         pin_map(&mut instance, MAP_COUNTERS, &pins.counters(0))?;
         description.pin(&pins.policy(place))?;
-        Archive::of(pins).keep(&kept, &lists)?;
+        Archive::of(pins).keep(&kept, &text, &lists)?;
         for hook in Hook::ALL {
             pin_map(&mut instance, hook.next_map(), &pins.next(hook, 0))?;
             pin_program(&mut instance, hook, &pins.program(hook))?;

@@ -1,7 +1,7 @@
 //! The rule files that generations came from, kept beside them: so that a live edit goes on from what is in force and not from
 //! what a file is now, and so that any of the last generations can be had again.
 //!
-//! `source-N` is pinned for generation N, and `list-HASH` for each address list that one of them names.
+//! `source-N` and its `text-N` are pinned for generation N, and `list-HASH` for each address list that one of them names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,6 +19,7 @@ pub const MAX_KEPT: usize = 16;
 const MAX_KEPT_BYTES: usize = 32 << 20;
 
 const SOURCE: &str = "source-";
+const TEXT: &str = "text-";
 const LIST: &str = "list-";
 
 /// Where a generation came from.
@@ -36,8 +37,8 @@ pub struct Kept {
     pub rules: usize,
     /// Whether it was to be confirmed, and was not in time.
     pub lapsed: bool,
-    /// Its rule file's text.
-    pub text: String,
+    /// Bytes of its rule file's text, which is kept apart: most that is asked of a generation does not need it.
+    pub text_bytes: usize,
     /// The address lists that this names.
     pub lists: Vec<KeptList>,
 }
@@ -68,16 +69,38 @@ impl Archive {
         Self { pins: pins.clone() }
     }
 
-    /// Keeps `kept`, and of the texts in `lists`, by hash, those that are not there yet.
-    pub(super) fn keep(&self, kept: &Kept, lists: &BTreeMap<String, &[u8]>) -> Result<()> {
+    /// Keeps `kept` with its rule file's `text`, and of the texts in `lists`, by hash, those that are not there yet.
+    pub(super) fn keep(
+        &self,
+        kept: &Kept,
+        text: &[u8],
+        lists: &BTreeMap<String, &[u8]>,
+    ) -> Result<()> {
         for (hash, text) in lists {
             let path = self.pins.map(&list(hash));
             if !pins::exists(&path)? {
                 blob::pin(&path, text)?;
             }
         }
-        let bytes = serde_json::to_vec(kept).context("writing down a rule file")?;
+        blob::pin(&self.pins.map(&self::text(kept.generation)), text)?;
+        self.keep_again(kept)
+    }
+
+    /// Writes down what has changed about a generation that is kept.
+    pub(super) fn keep_again(&self, kept: &Kept) -> Result<()> {
+        let bytes =
+            serde_json::to_vec(kept).context("writing down where a generation came from")?;
         blob::pin(&self.pins.map(&source(kept.generation)), &bytes)
+    }
+
+    /// The text of a generation's rule file.
+    ///
+    /// # Errors
+    ///
+    /// It is not there.
+    pub fn text(&self, generation: u64) -> Result<String> {
+        let text = blob::read(&self.pins.map(&text(generation)))?;
+        String::from_utf8(text).context("reading a rule file that is kept")
     }
 
     /// Where `generation` came from, if that is still kept.
@@ -124,13 +147,14 @@ impl Archive {
         let (mut count, mut bytes) = (0, 0);
         for kept in self.all()? {
             count += 1;
-            bytes += kept.text.len();
+            bytes += kept.text_bytes;
             let generation = kept.generation;
             let is_wanted = generation <= newest && count <= MAX_KEPT && bytes <= MAX_KEPT_BYTES;
             if is_wanted || needed.contains(&generation) {
                 lists.extend(kept.lists.into_iter().map(|list| list.sha256));
             } else {
                 pins::remove_file(&self.pins.map(&source(generation)))?;
+                pins::remove_file(&self.pins.map(&text(generation)))?;
             }
         }
         for hash in self.names(LIST)? {
@@ -166,6 +190,10 @@ impl Archive {
 
 fn source(generation: u64) -> String {
     format!("{SOURCE}{generation}")
+}
+
+fn text(generation: u64) -> String {
+    format!("{TEXT}{generation}")
 }
 
 fn list(sha256: &str) -> String {

@@ -1,13 +1,23 @@
 //! Changes of a rule file's text that leave all else as it was typed: comments, order, spaces.
 
+use std::collections::HashSet;
+use std::ops::Range;
+
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, Value, value};
 
 use super::addresses::{Block, parse_block};
+use super::file::Loaded;
 use super::notation::Typed;
 
-/// A rule file that is being changed. It is known to be a valid one.
+/// A rule file that is being changed, or a part of it. It is known to be a valid one.
 #[derive(Debug)]
-pub struct Document(DocumentMut);
+pub struct Document {
+    before: String,
+    part: DocumentMut,
+    behind: String,
+    /// Names of the rules that are not in the part.
+    elsewhere: HashSet<String>,
+}
 
 /// Where a rule is put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,13 +46,58 @@ impl Document {
     ///
     /// It is no TOML.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let parsed: Result<DocumentMut, _> = text.parse();
-        parsed.map(Self).map_err(|error| error.to_string())
+        Self::part(text, 0..text.len(), HashSet::new())
+    }
+
+    /// Reads what is needed to change something about the rule of this name, or behind the last one: of ten thousand rules all the
+    /// others need not be read to be left as they are.
+    ///
+    /// # Errors
+    ///
+    /// There is no such rule.
+    pub fn around(loaded: &Loaded, name: Option<&str>) -> Result<Self, String> {
+        let text = std::str::from_utf8(loaded.source.bytes()).map_err(|error| error.to_string())?;
+        let rules = &loaded.rule_set.rules;
+        let at = match name {
+            Some(name) => {
+                let at = rules.iter().position(|rule| rule.name == name);
+                at.ok_or_else(|| no_rule(name))?
+            }
+            None => rules.len().saturating_sub(1),
+        };
+        // Each rule's comment stands before its heading, and so behind the heading of the one before.
+        let first = at.saturating_sub(1);
+        let end = first + 4;
+        let heading = |index: usize| {
+            let place = loaded.rule_places.get(index)?;
+            Some(place.heading.start)
+        };
+        let start = heading(first).filter(|_| first > 0).unwrap_or(0);
+        let part = start..heading(end).unwrap_or(text.len());
+        let is_cut = |at: usize| at == 0 || at == text.len() || text[at..].starts_with("[[");
+        if !(is_cut(part.start) && is_cut(part.end)) {
+            return Self::parse(text);
+        }
+        let names = rules.iter().enumerate();
+        let elsewhere = names.filter(|(index, _)| !(first..end).contains(index));
+        let elsewhere = elsewhere.map(|(_, rule)| rule.name.clone()).collect();
+        Self::part(text, part, elsewhere)
+    }
+
+    fn part(text: &str, part: Range<usize>, elsewhere: HashSet<String>) -> Result<Self, String> {
+        let parsed: Result<DocumentMut, _> = text[part.clone()].parse();
+        Ok(Self {
+            before: text[..part.start].to_owned(),
+            part: parsed.map_err(|error| error.to_string())?,
+            behind: text[part.end..].to_owned(),
+            elsewhere,
+        })
     }
 
     /// Its text.
     pub fn text(&self) -> String {
-        self.0.to_string()
+        let part = self.part.to_string();
+        [&self.before[..], &part, &self.behind].concat()
     }
 
     /// Puts a rule into it. Returns the rule's name, which is `name`, or made from what was typed.
@@ -57,18 +112,22 @@ impl Document {
         comment: Option<&str>,
         place: Place<'_>,
     ) -> Result<String, String> {
+        let elsewhere = std::mem::take(&mut self.elsewhere);
         let rules = self.rules()?;
+        let has = |rules: &ArrayOfTables, name: &str| {
+            elsewhere.contains(name) || find(rules, name).is_ok()
+        };
         let at = match place {
             Place::Last => rules.len(),
             Place::Before(other) => find(rules, other)?,
             Place::After(other) => find(rules, other)? + 1,
         };
         let name = match name {
-            Some(name) if find(rules, name).is_ok() => {
+            Some(name) if has(rules, name) => {
                 return Err(format!("there is a rule `{name}` already"));
             }
             Some(name) => name.to_owned(),
-            None => free_name(rules, &typed.name),
+            None => free_name(&typed.name, |name| has(rules, name)),
         };
         let mut rule = Table::new();
         rule.insert("name", value(&name));
@@ -82,6 +141,7 @@ impl Document {
         let mut tables = take(rules);
         tables.insert(at, rule);
         put(rules, tables);
+        self.elsewhere = elsewhere;
         Ok(name)
     }
 
@@ -106,8 +166,8 @@ impl Document {
                     next.decor_mut().set_prefix(joined);
                 }
                 None => {
-                    let trailing = self.0.trailing().as_str().unwrap_or_default().to_owned();
-                    self.0.set_trailing(format!("{apart}{trailing}"));
+                    let trailing = self.part.trailing().as_str().unwrap_or_default().to_owned();
+                    self.part.set_trailing(format!("{apart}{trailing}"));
                 }
             }
         }
@@ -121,9 +181,9 @@ impl Document {
     ///
     /// There is no such group.
     pub fn members(&self, name: &str) -> Result<Members, String> {
-        let group = self.0.get("groups").and_then(|groups| groups.get(name));
+        let group = self.part.get("groups").and_then(|groups| groups.get(name));
         let group = group.ok_or_else(|| {
-            let groups = self.0.get("groups").and_then(Item::as_table_like);
+            let groups = self.part.get("groups").and_then(Item::as_table_like);
             let names =
                 groups.map(|groups| groups.iter().map(|(name, _)| name).collect::<Vec<_>>());
             match names {
@@ -182,7 +242,7 @@ impl Document {
 
     fn rules(&mut self) -> Result<&mut ArrayOfTables, String> {
         let rules = self
-            .0
+            .part
             .entry("rule")
             .or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
         rules.as_array_of_tables_mut().ok_or_else(|| {
@@ -191,7 +251,7 @@ impl Document {
     }
 
     fn array(&mut self, name: &str) -> Result<&mut Array, String> {
-        let group = (self.0.get_mut("groups")).and_then(|groups| groups.get_mut(name));
+        let group = (self.part.get_mut("groups")).and_then(|groups| groups.get_mut(name));
         group.and_then(Item::as_array_mut).ok_or_else(|| {
             format!("there is no group `{name}` with a list of members in the rule file")
         })
@@ -200,17 +260,19 @@ impl Document {
 
 fn find(rules: &ArrayOfTables, name: &str) -> Result<usize, String> {
     let named = |rule: &Table| rule.get("name").and_then(Item::as_str) == Some(name);
-    rules.iter().position(named).ok_or_else(|| {
-        format!("there is no rule `{name}`; `firewall rule list` shows those there are")
-    })
+    rules.iter().position(named).ok_or_else(|| no_rule(name))
+}
+
+fn no_rule(name: &str) -> String {
+    format!("there is no rule `{name}`; `firewall rule list` shows those there are")
 }
 
 /// `name`, or with a number behind it what no rule is called.
-fn free_name(rules: &ArrayOfTables, name: &str) -> String {
+fn free_name(name: &str, has: impl Fn(&str) -> bool) -> String {
     let mut numbered = (2..).map(|number| format!("{name} {number}"));
     std::iter::once(name.to_owned())
         .chain(numbered.by_ref())
-        .find(|name| find(rules, name).is_err())
+        .find(|name| !has(name))
         .expect("there are numbers enough")
 }
 

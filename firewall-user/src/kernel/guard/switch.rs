@@ -4,6 +4,7 @@
 //! that whoever is killed leaves the old generation or the new one. Images lie in the places that the word names, those of the generation that
 //! decides and of the one before; any other place is free.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub struct Next<'a> {
     pub description: Description,
     /// What they came from.
     pub kept: Kept,
+    /// The rule file's text.
+    pub text: Cow<'a, [u8]>,
     /// The texts of its address lists, by hash.
     pub lists: BTreeMap<String, &'a [u8]>,
 }
@@ -88,6 +91,7 @@ impl Guard {
             image,
             mut description,
             kept,
+            text,
             lists,
         } = next;
         description.newest = self.description.newest.max(description.generation);
@@ -102,7 +106,7 @@ impl Guard {
         let old: HashSet<u32> = slots(&self.description).collect();
         counters.clear(slots(&description).filter(|slot| !old.contains(slot)))?;
         description.pin(&self.pins.policy(place))?;
-        self.archive().keep(&kept, &lists)?;
+        self.archive().keep(&kept, &text, &lists)?;
         if description.policy.bans_by_rule.is_some() {
             self.bans()?.settle(description.policy.bans_by_rule);
         }
@@ -112,8 +116,8 @@ impl Guard {
             None => control,
         };
         self.replace(control)?;
-        self.description = description;
-        self.tidy();
+        let before = std::mem::replace(&mut self.description, description);
+        self.tidy(before.generation);
         Ok(())
     }
 
@@ -160,8 +164,8 @@ impl Guard {
         description.pin(&self.pins.policy(before))?;
         self.mark_lapsed_if_waiting()?;
         self.replace(Control::new(before, self.control.active()))?;
-        self.description = description;
-        self.tidy();
+        let before = std::mem::replace(&mut self.description, description);
+        self.tidy(before.generation);
         Ok(true)
     }
 
@@ -226,7 +230,7 @@ impl Guard {
         self.description.newest = self.description.newest.max(lapsed.generation);
         self.description.pin(&self.pins.policy(self.place()))?;
         self.replace(Control::new(self.control.before(), Place::NONE))?;
-        self.tidy();
+        self.tidy(lapsed.generation);
         Ok(())
     }
 
@@ -241,7 +245,7 @@ impl Guard {
         let archive = self.archive();
         if let Some(mut kept) = archive.read(generation)? {
             kept.lapsed = true;
-            archive.keep(&kept, &BTreeMap::new())?;
+            archive.keep_again(&kept)?;
         }
         Ok(())
     }
@@ -278,13 +282,10 @@ impl Guard {
     }
 
     /// Gives up what is not needed any more. Where that fails it costs memory, and no packet sees it.
-    fn tidy(&self) {
-        let numbers = self.needed().into_iter().filter_map(|place| {
-            let description = Description::read(&self.pins.policy(place));
-            description.ok().map(|found| found.generation)
-        });
-        let numbers: Vec<u64> = numbers.collect();
-        let archived = self.archive().tidy(self.description.newest, &numbers);
+    /// Beside the generation in force, the one `before` is.
+    fn tidy(&self, before: u64) {
+        let newest = self.description.newest;
+        let archived = (self.archive()).tidy(newest, &[self.description.generation, before]);
         if let Err(error) = self.free().and(archived) {
             eprintln!("note: what was in force before is still in memory: {error:#}");
         }

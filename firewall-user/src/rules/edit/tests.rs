@@ -202,3 +202,60 @@ fn a_group_says_where_its_members_are() {
             .contains("office, guests, refused")
     );
 }
+
+/// A part of a file is changed as the whole of it would be.
+#[test]
+fn what_is_not_read_is_left_alone() {
+    let rule = |number: usize| {
+        format!(
+            "# About {number}.\n[[rule]]\nname = \"r{number}\" # a name\naction = \"accept\"\nprotocol = \"udp\"\nports = [{}]\n\n",
+            number + 1
+        )
+    };
+    let rules: String = (0..12).map(rule).collect();
+    let text = format!(
+        "# Of a file.\nversion = 1\n\n# Rules.\n\n{rules}# The end.\n[limits]\nsize = 4096\n"
+    );
+    let loaded = crate::rules::parse("a.toml", &text, std::path::Path::new(".")).unwrap();
+    let places = (0..12)
+        .flat_map(|n| [(Some(n), true), (Some(n), false)])
+        .chain([(None, false)]);
+    for (beside, before) in places {
+        let name = beside.map(|n| format!("r{n}"));
+        let place = match &name {
+            Some(name) if before => Place::Before(name),
+            Some(name) => Place::After(name),
+            None => Place::Last,
+        };
+        let mut part = Document::around(&loaded, name.as_deref()).unwrap();
+        let mut whole = Document::parse(&text).unwrap();
+        for document in [&mut part, &mut whole] {
+            assert_eq!(add(document, "accept tcp 80", place), "tcp 80");
+            let error = document
+                .add_rule(
+                    notation::parse("drop tcp 1").unwrap(),
+                    Some("r0"),
+                    None,
+                    place,
+                )
+                .unwrap_err();
+            assert!(error.contains("`r0`"), "{error}");
+        }
+        assert_eq!(part.text(), whole.text(), "{place:?}");
+        let loaded =
+            crate::rules::parse("a.toml", &part.text(), std::path::Path::new(".")).unwrap();
+        let mut part = Document::around(&loaded, Some("tcp 80")).unwrap();
+        part.remove_rule("tcp 80").unwrap();
+        assert_eq!(part.text(), text, "{place:?}");
+        if let Some(name) = name {
+            let (mut part, mut whole) = (
+                Document::around(&loaded, Some(&name)).unwrap(),
+                Document::parse(std::str::from_utf8(loaded.source.bytes()).unwrap()).unwrap(),
+            );
+            part.remove_rule(&name).unwrap();
+            whole.remove_rule(&name).unwrap();
+            assert_eq!(part.text(), whole.text(), "{name}");
+        }
+    }
+    assert!(Document::around(&loaded, Some("r99")).is_err());
+}
