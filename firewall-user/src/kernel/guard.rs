@@ -139,12 +139,7 @@ impl Guard {
             return Ok(Found::Nothing);
         }
         let program_id = program_in(&pins, Hook::Ingress)?;
-        let Record(control) = control(&pins)?.get(&0, 0)?;
-        let place = Place {
-            class: control.class(),
-            slot: control.slot(),
-        };
-        let description = Description::read(&pins.policy(place))?;
+        let (place, description) = in_force(&pins)?;
         if description.namespace != super::interface::namespace()? {
             bail!(
                 "{} belongs to an interface of the same name in another network namespace, which it guards: run \
@@ -546,6 +541,16 @@ pub(super) fn is_guarded(interface: &Interface) -> Result<bool> {
     Ok(interface.xdp.iter().any(|&(_, id)| id == program))
 }
 
+/// What is in force by the pins of an interface, and where its image is.
+pub(super) fn in_force(pins: &Pins) -> Result<(Place, Description)> {
+    let Record(control) = control(pins)?.get(&0, 0)?;
+    let place = Place {
+        class: control.class(),
+        slot: control.slot(),
+    };
+    Ok((place, Description::read(&pins.policy(place))?))
+}
+
 /// The tcx program whose link is pinned, if it is on the interface.
 fn egress_at_work(pins: &Pins, interface: &Interface) -> Result<Option<u32>> {
     if !pins::exists(&pins.link(Hook::Egress))? {
@@ -581,7 +586,7 @@ fn link(pins: &Pins, hook: Hook) -> Result<FdLink> {
 }
 
 /// Id of the program that a pinned link runs.
-fn program_in(pins: &Pins, hook: Hook) -> Result<u32> {
+pub(super) fn program_in(pins: &Pins, hook: Hook) -> Result<u32> {
     let info = link(pins, hook)?.info().context("asking for a link")?;
     Ok(info.program_id())
 }
