@@ -15,7 +15,7 @@ use crate::command::ports::Ports;
 use crate::command::rollback::Rollback;
 use crate::command::rule::RuleVerb;
 use crate::command::unban::Unban;
-use crate::output::{Format, Output, Refused};
+use crate::output::{Format, Output, Refused, Unwell};
 
 /// A packet filter at XDP: what no rule lets in is dropped before the kernel allocates a buffer for it.
 #[derive(Debug, Parser)]
@@ -96,6 +96,12 @@ enum Verb {
         #[arg(short, long = "interface", value_name = "IFACE")]
         interface: Vec<String>,
     },
+    /// What keeps the firewall from guarding, or from doing it well, and what mends it; touch nothing.
+    Doctor {
+        /// These interfaces; all guarded ones unless told.
+        #[arg(short, long = "interface", value_name = "IFACE")]
+        interface: Vec<String>,
+    },
     /// Take the firewall off: everything is let in again.
     Detach {
         #[command(flatten)]
@@ -133,6 +139,7 @@ pub fn run() -> ExitCode {
         Verb::Ban(ban) => command::ban::run(&ban, &output),
         Verb::Unban(unban) => command::unban::run(&unban, &output),
         Verb::Bans { interface } => command::bans::run(&interface, &output),
+        Verb::Doctor { interface } => command::doctor::run(&interface, &output),
         Verb::Detach { interfaces } => command::detach::run(&interfaces.interface, &output),
     };
     let Err(error) = done else {
@@ -145,7 +152,7 @@ pub fn run() -> ExitCode {
     {
         return ExitCode::SUCCESS;
     }
-    if error.downcast_ref::<Refused>().is_none() {
+    if !error.is::<Refused>() && !error.is::<Unwell>() {
         // If standard error is closed as well there is no one left to tell.
         let _ = match cli.format {
             Format::Text => writeln!(io::stderr(), "error: {error:#}"),

@@ -6,6 +6,7 @@ pub(crate) mod bans;
 pub(crate) mod check;
 pub(crate) mod confirm;
 pub(crate) mod detach;
+pub(crate) mod doctor;
 mod edit;
 pub(crate) mod flows;
 pub(crate) mod group;

@@ -5,6 +5,7 @@
 pub mod cli;
 mod command;
 pub mod counters;
+mod doctor;
 pub mod kernel;
 mod live;
 mod lock;

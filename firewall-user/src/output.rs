@@ -26,6 +26,11 @@ pub(crate) struct Output {
 #[error("refused")]
 pub(crate) struct Refused;
 
+/// What was asked for has been told in full, and it is not as it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("not well")]
+pub(crate) struct Unwell;
+
 impl Output {
     pub(crate) fn new(format: Format) -> Self {
         Self { format }

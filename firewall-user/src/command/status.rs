@@ -130,7 +130,8 @@ fn status(interface: &Interface) -> Result<Status> {
         .into_iter()
         .flatten()
         .collect();
-    status.others = programs::others(interface, &ours);
+    let others = programs::others(interface, &ours);
+    status.others = others.iter().map(ToString::to_string).collect();
     Ok(status)
 }
 

@@ -43,8 +43,7 @@ pub fn check(interface: &Interface) -> Result<()> {
             interface.name
         );
     }
-    let kernel = KernelVersion::current().context("asking for the kernel's version")?;
-    if kernel < OLDEST_KERNEL {
+    if kernel_is_too_old()? {
         bail!(
             "this kernel is too old: Linux 6.6 or later is needed, for tcx, which shows what leaves the host"
         );
@@ -66,8 +65,18 @@ pub fn check(interface: &Interface) -> Result<()> {
     Ok(())
 }
 
+/// Whether the kernel is older than tcx.
+///
+/// # Errors
+///
+/// It does not say how old it is.
+pub fn kernel_is_too_old() -> Result<bool> {
+    let kernel = KernelVersion::current().context("asking for the kernel's version")?;
+    Ok(kernel < OLDEST_KERNEL)
+}
+
 /// Whether the kernel is a real-time one, which says so in its version (init/Makefile; `UTS_VERSION`).
-fn is_realtime() -> bool {
+pub fn is_realtime() -> bool {
     let uname = rustix::system::uname();
     let version = uname.version().to_string_lossy();
     version.split_whitespace().any(|word| word == "PREEMPT_RT")

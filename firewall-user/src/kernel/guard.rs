@@ -150,10 +150,7 @@ impl Guard {
             return Ok(Found::Nothing);
         }
         let program_id = program_in(&pins, Hook::Ingress)?;
-        let control = ControlWord::open(&pins)?.load();
-        let trial = Trial::of(control, &pins)?;
-        let place = trial.deciding(control);
-        let description = Description::read(&pins.policy(place))?;
+        let (control, trial, description) = in_force(&pins)?;
         if description.namespace != super::interface::namespace()? {
             bail!(
                 "{} belongs to an interface of the same name in another network namespace, which it guards: run \
@@ -452,6 +449,14 @@ pub(super) fn is_guarded(interface: &Interface) -> Result<bool> {
     Ok(interface.xdp.iter().any(|&(_, id)| id == program))
 }
 
+/// What is in force by the pins of an interface.
+pub(super) fn in_force(pins: &Pins) -> Result<(Control, Trial, Description)> {
+    let control = ControlWord::open(pins)?.load();
+    let trial = Trial::of(control, pins)?;
+    let description = Description::read(&pins.policy(trial.deciding(control)))?;
+    Ok((control, trial, description))
+}
+
 /// The tcx program whose link is pinned, if it is on the interface.
 fn egress_at_work(pins: &Pins, interface: &Interface) -> Result<Option<u32>> {
     if !pins::exists(&pins.link(Hook::Egress))? {
@@ -472,7 +477,7 @@ fn link(pins: &Pins, hook: Hook) -> Result<FdLink> {
 }
 
 /// Id of the program that a pinned link runs.
-fn program_in(pins: &Pins, hook: Hook) -> Result<u32> {
+pub(super) fn program_in(pins: &Pins, hook: Hook) -> Result<u32> {
     let info = link(pins, hook)?.info().context("asking for a link")?;
     Ok(info.program_id())
 }

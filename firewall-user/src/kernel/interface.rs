@@ -8,6 +8,8 @@ use rtnetlink::packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkXdp, XdpAttached,
 };
 
+use super::netlink;
+
 /// How an XDP program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -40,6 +42,8 @@ pub struct Interface {
     pub index: u32,
     /// Largest packet in bytes, without Ethernet header.
     pub mtu: u32,
+    /// Whether it has been set up (`ip link set IFACE up`).
+    pub is_up: bool,
     /// Its hardware address, if that is one of Ethernet.
     pub hardware_address: Option<[u8; 6]>,
     /// Whether it is the loopback interface.
@@ -48,6 +52,12 @@ pub struct Interface {
     pub is_ethernet: bool,
     /// What it stands on, where that is no card.
     pub kind: Option<Kind>,
+    /// What kind of software it is, as `ip link` calls it; `None` for cards.
+    pub software: Option<String>,
+    /// The bus of its card and the card's name there.
+    pub card: Option<(String, String)>,
+    /// Index of the bridge or bond that this is a port of.
+    pub port_of: Option<u32>,
     /// Index of the interface that this is a VLAN of.
     pub vlan_of: Option<u32>,
     /// XDP programs attached, by mode and program id.
@@ -86,11 +96,7 @@ pub fn all() -> Result<Vec<Interface>> {
 }
 
 fn query(keep: impl Fn(&Interface) -> bool) -> Result<Vec<Interface>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()
-        .context("starting a runtime")?;
-    runtime.block_on(async {
+    netlink::run(async {
         let (connection, handle, _) =
             rtnetlink::new_connection().context("opening a netlink socket")?;
         let connection = tokio::spawn(connection);
@@ -114,15 +120,20 @@ fn read(message: rtnetlink::packet_route::link::LinkMessage) -> Option<Interface
         name: String::new(),
         index: message.header.index,
         mtu: 0,
+        is_up: message.header.flags.contains(LinkFlags::Up),
         hardware_address: None,
         is_loopback: message.header.flags.contains(LinkFlags::Loopback),
         is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         kind: None,
+        software: None,
+        card: None,
+        port_of: None,
         vlan_of: None,
         xdp: Vec::new(),
     };
     let mut below = None;
     let mut is_vlan = false;
+    let (mut bus, mut card) = (None, None);
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::Link(index) => below = Some(index),
@@ -131,12 +142,17 @@ fn read(message: rtnetlink::packet_route::link::LinkMessage) -> Option<Interface
             LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
             LinkAttribute::LinkInfo(information) => {
                 interface.kind = information.iter().find_map(kind);
+                interface.software = information.iter().find_map(software);
                 is_vlan = information.contains(&LinkInfo::Kind(InfoKind::Vlan));
             }
+            LinkAttribute::Controller(index) => interface.port_of = Some(index),
+            LinkAttribute::ParentDevBusName(name) => bus = Some(name),
+            LinkAttribute::ParentDevName(name) => card = Some(name),
             LinkAttribute::Xdp(xdp) => interface.xdp = attached(&xdp),
             _ => {}
         }
     }
+    interface.card = bus.zip(card);
     interface.vlan_of = below.filter(|_| is_vlan);
     (!interface.name.is_empty()).then_some(interface)
 }
@@ -155,6 +171,13 @@ fn kind(information: &LinkInfo) -> Option<Kind> {
         LinkInfo::Kind(InfoKind::Bridge | InfoKind::Bond) => Some(Kind::OverOthers),
         LinkInfo::Kind(InfoKind::Other(name)) if name == "team" => Some(Kind::OverOthers),
         LinkInfo::Kind(InfoKind::Veth) => Some(Kind::Veth),
+        _ => None,
+    }
+}
+
+fn software(information: &LinkInfo) -> Option<String> {
+    match information {
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
         _ => None,
     }
 }

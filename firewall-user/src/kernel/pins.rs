@@ -135,23 +135,34 @@ impl Pins {
     ///
     /// A sentence that says what to do, where there are such pins.
     pub fn refuse_other_abi(&self) -> Result<()> {
+        if let Some(other) = self.other_abi()? {
+            bail!(
+                "{} holds the state of another version of this firewall ({other}; this one has {}): detach with that \
+                 version's `firewall detach`, or remove the folder, which opens the interface; then apply again",
+                self.interface.display(),
+                version_name(),
+            );
+        }
+        Ok(())
+    }
+
+    /// Another ABI version of which there are pins.
+    ///
+    /// # Errors
+    ///
+    /// The BPF file system is there but cannot be read.
+    pub fn other_abi(&self) -> Result<Option<String>> {
         let entries = match fs::read_dir(&self.interface) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             entries => entries.with_context(|| format!("reading {}", self.interface.display()))?,
         };
         for entry in entries {
             let name = entry?.file_name();
             if name != version_name().as_str() {
-                bail!(
-                    "{} holds the state of another version of this firewall ({}; this one has {}): detach with that \
-                     version's `firewall detach`, or remove the folder, which opens the interface; then apply again",
-                    self.interface.display(),
-                    name.display(),
-                    version_name(),
-                );
+                return Ok(Some(name.to_string_lossy().into_owned()));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Removes everything, the link of [`Hook::Ingress`] first: a folder without it is one to be cleared.
@@ -252,7 +263,7 @@ pub fn ensure_bpffs() -> Result<()> {
 
 /// Whether mounts of this process are seen by none but its like. Where that of the first process cannot be asked for, it is not
 /// ours.
-fn is_own_mount_namespace() -> bool {
+pub fn is_own_mount_namespace() -> bool {
     let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
     of("self") != of("1")
 }
@@ -260,6 +271,12 @@ fn is_own_mount_namespace() -> bool {
 /// Whether the BPF file system is mounted.
 pub fn is_bpffs() -> bool {
     rustix::fs::statfs(BPFFS).is_ok_and(|found| found.f_type as u64 == BPFFS_MAGIC)
+}
+
+/// Whether the BPF file system takes no pins.
+pub fn is_read_only() -> bool {
+    use rustix::fs::{StatVfsMountFlags, statvfs};
+    statvfs(BPFFS).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 fn root() -> PathBuf {

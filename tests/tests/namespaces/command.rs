@@ -287,6 +287,7 @@ fn every_command_speaks_json() -> Result<()> {
         &["rules", "-i", interface],
         &["stats", "-i", interface],
         &["flows", "-i", interface],
+        &["doctor"],
         &["detach", "-i", interface],
     ] {
         let text = lab

@@ -4,6 +4,7 @@ mod bans;
 mod command;
 mod control;
 mod cookies;
+mod doctor;
 mod egress;
 mod faults;
 mod flows;
