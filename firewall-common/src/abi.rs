@@ -10,6 +10,7 @@ pub mod image;
 pub mod knock;
 pub mod limit;
 pub mod reason;
+pub mod shadow;
 pub mod terms;
 
 /// Version of everything pinned: map names, records and the policy image. A `firewall` of another version refuses to
@@ -44,7 +45,7 @@ pub const PROGRAM_EGRESS_OPENS: &str = "egress_opens";
 /// Name of the map from [`fragment::FragmentKey`] to [`fragment::Remembered`].
 pub const MAP_FRAGMENTS: &str = "FRAGMENTS";
 /// Name of the program array of [`INGRESS_NEXT_REFUSED`], [`INGRESS_NEXT_FRAGMENT`], [`INGRESS_NEXT_TERMS`],
-/// [`INGRESS_NEXT_COOKIE`] and [`INGRESS_NEXT_STRIKE`].
+/// [`INGRESS_NEXT_COOKIE`], [`INGRESS_NEXT_STRIKE`] and [`INGRESS_NEXT_SHADOW`].
 pub const MAP_INGRESS_NEXT: &str = "INGRESS_NEXT";
 /// Index of [`PROGRAM_INGRESS_REFUSED`].
 pub const INGRESS_NEXT_REFUSED: u32 = 0;
@@ -62,9 +63,17 @@ pub const INGRESS_NEXT_STRIKE: u32 = 4;
 pub const PROGRAM_INGRESS_COOKIE: &str = "ingress_cookie";
 /// Index of [`PROGRAM_INGRESS_COOKIE`].
 pub const INGRESS_NEXT_COOKIE: u32 = 3;
+/// Name of the XDP program that asks a candidate policy about what has been decided.
+pub const PROGRAM_INGRESS_SHADOW: &str = "ingress_shadow";
+/// Index of [`PROGRAM_INGRESS_SHADOW`].
+pub const INGRESS_NEXT_SHADOW: u32 = 5;
+/// Name of the tcx program that asks a candidate policy about what has been decided.
+pub const PROGRAM_EGRESS_SHADOW: &str = "egress_shadow";
+/// Index of [`PROGRAM_EGRESS_SHADOW`].
+pub const EGRESS_NEXT_SHADOW: u32 = 2;
 /// Name of the tcx program that goes on with fragments.
 pub const PROGRAM_EGRESS_FRAGMENT: &str = "egress_fragment";
-/// Name of the program array of [`EGRESS_NEXT_OPENS`] and [`EGRESS_NEXT_FRAGMENT`].
+/// Name of the program array of [`EGRESS_NEXT_OPENS`], [`EGRESS_NEXT_FRAGMENT`] and [`EGRESS_NEXT_SHADOW`].
 pub const MAP_EGRESS_NEXT: &str = "EGRESS_NEXT";
 /// Index of [`PROGRAM_EGRESS_OPENS`].
 pub const EGRESS_NEXT_OPENS: u32 = 0;

@@ -11,6 +11,7 @@ pub mod flow;
 pub mod fragment;
 pub mod limit;
 pub mod related;
+pub mod shadow;
 pub mod terms;
 pub mod vlan;
 
@@ -287,6 +288,7 @@ fn conclude<W: World>(packet: &Packet, decision: Decision, world: &W) -> Decisio
     if outcome.is_default() && !outcome.accepts() && !outcome.says_port() {
         world.knock(&packet.transport, tally(packet), sequence);
     }
+    world.compare(packet, outcome, false);
     decision
 }
 

@@ -7,7 +7,7 @@ use crate::abi::flow::Key;
 #[cfg(not(target_arch = "bpf"))]
 use crate::abi::flow::{Bucket, Ports, Settings};
 use crate::abi::fragment::FragmentKey;
-use crate::abi::image::{Line, Record};
+use crate::abi::image::{Line, Outcome, Record};
 use crate::abi::terms::{BanAfter, Terms};
 #[cfg(not(target_arch = "bpf"))]
 use crate::abi::{ban as ban_abi, limit as limit_abi};
@@ -21,7 +21,7 @@ use crate::decide::flow::HostFlows;
 use crate::decide::limit::HostLimits;
 use crate::decide::limit::{self, Demand, Limits};
 use crate::decide::terms::{self, Simply};
-use crate::parse::{IpHeader, Transport, transport::TCP_HEADER};
+use crate::parse::{IpHeader, Packet, Transport, transport::TCP_HEADER};
 
 /// Everything outside the packet that a decision depends on or changes.
 pub trait World {
@@ -43,6 +43,12 @@ pub trait World {
 
     /// Counts a packet that no rule names the port of; `sequence` is another number for each.
     fn knock(&self, transport: &Transport, tally: Tally, sequence: u32);
+
+    /// Asks a candidate policy, if there is one, about a packet that has been decided and counted, and counts where it differs
+    /// ([`crate::decide::shadow`]). The kernel does that in a program of its own, and does not come back.
+    fn compare(&self, packet: &Packet, outcome: Outcome, is_egress: bool) {
+        let _ = (packet, outcome, is_egress);
+    }
 
     /// Monotonic time in ns. To a jiffy is good enough unless it is to be `precise`, which takes longer.
     fn now_ns(&self, precise: bool) -> u64;

@@ -5,7 +5,7 @@ use aya_ebpf::{
     EbpfContext,
     btf_maps::{PerCpuArray, ProgramArray},
 };
-use firewall_common::abi::handoff::Handoff;
+use firewall_common::abi::{handoff::Handoff, image::Outcome};
 
 use crate::packet::define_registers;
 
@@ -15,6 +15,15 @@ pub fn give(map: &PerCpuArray<Handoff, 1>, handoff: Handoff) {
     if let Some(place) = map.get_ptr_mut(0) {
         // SAFETY: the value is this CPU's own; between here and the next program nothing else of this hook runs on it.
         unsafe { place.write(handoff) };
+    }
+}
+
+/// Writes down what was decided of the packet that is there.
+#[inline(always)]
+pub fn decide(map: &PerCpuArray<Handoff, 1>, outcome: Outcome) {
+    if let Some(place) = map.get_ptr_mut(0) {
+        // SAFETY: as above.
+        unsafe { (*place).decide(outcome) };
     }
 }
 

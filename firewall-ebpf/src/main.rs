@@ -10,6 +10,7 @@ mod flows;
 mod handoff;
 mod maps;
 mod packet;
+mod shadow;
 mod state;
 mod tables;
 mod word;
@@ -59,7 +60,7 @@ pub fn ingress_fragment(context: XdpContext) -> u32 {
     let Some(handoff) = handoff::take(&INGRESS_HANDOFF) else {
         return xdp_action::XDP_DROP;
     };
-    let world = KernelWorld::<true>::new(context.ctx, context.unknown());
+    let world = KernelWorld::<true>::of_handed_over(context.ctx, context.unknown());
     let packet = handoff.packet();
     let frame = KernelFrame::new(&context);
     let refused = |asked: &Asked| ask(&context, asked, INGRESS_NEXT_REFUSED);
@@ -74,7 +75,7 @@ pub fn ingress_refused(context: XdpContext) -> u32 {
     let Some(handoff) = handoff::take(&INGRESS_HANDOFF) else {
         return xdp_action::XDP_DROP;
     };
-    let world = KernelWorld::<true>::new(context.ctx, context.unknown());
+    let world = KernelWorld::<true>::of_handed_over(context.ctx, context.unknown());
     let asked = handoff.to_asked();
     // What was handed over is still there.
     let strike = |_: &Asked| go_on(&context, INGRESS_NEXT_STRIKE);
@@ -89,7 +90,7 @@ pub fn ingress_terms(context: XdpContext) -> u32 {
     let Some(handoff) = handoff::take(&INGRESS_HANDOFF) else {
         return xdp_action::XDP_DROP;
     };
-    let world = KernelWorld::<true>::new(context.ctx, context.unknown());
+    let world = KernelWorld::<true>::of_handed_over(context.ctx, context.unknown());
     let asked = handoff.to_asked();
     let refused = |asked: &Asked| ask(&context, asked, INGRESS_NEXT_REFUSED);
     let cookie = |_: &Asked| go_on(&context, INGRESS_NEXT_COOKIE);
@@ -104,9 +105,20 @@ pub fn ingress_strike(context: XdpContext) -> u32 {
     let Some(handoff) = handoff::take(&INGRESS_HANDOFF) else {
         return xdp_action::XDP_DROP;
     };
-    let world = KernelWorld::<true>::new(context.ctx, context.unknown());
+    let world = KernelWorld::<true>::of_handed_over(context.ctx, context.unknown());
     let asked = handoff.to_asked();
     xdp_action(terms::struck(&asked, &world))
+}
+
+/// Asks a candidate about what has been decided.
+#[xdp(frags)]
+#[inline(always)]
+pub fn ingress_shadow(context: XdpContext) -> u32 {
+    let Some(handoff) = handoff::take(&INGRESS_HANDOFF) else {
+        return xdp_action::XDP_DROP;
+    };
+    let world = KernelWorld::<true>::of_handed_over(context.ctx, context.unknown());
+    xdp_action(shadow::compare(handoff, false, &world))
 }
 
 /// Decides every frame that leaves, as far as rules for what arrives do.
@@ -128,7 +140,7 @@ pub fn egress_fragment(context: TcContext) -> i32 {
     let Some(handoff) = handoff::take(&EGRESS_HANDOFF) else {
         return TC_ACT_SHOT;
     };
-    let world = KernelWorld::<true>::new(context.skb.skb, context.unknown());
+    let world = KernelWorld::<true>::of_handed_over(context.skb.skb, context.unknown());
     let packet = handoff.packet();
     let frame = KernelFrame::new(&context);
     let opens = |packet: &Packet| leaving(&context, packet, EGRESS_NEXT_OPENS);
@@ -142,13 +154,24 @@ pub fn egress_opens(context: TcContext) -> i32 {
     let Some(handoff) = handoff::take(&EGRESS_HANDOFF) else {
         return TC_ACT_SHOT;
     };
-    let world = KernelWorld::<true>::new(context.skb.skb, context.unknown());
+    let world = KernelWorld::<true>::of_handed_over(context.skb.skb, context.unknown());
     let packet = handoff.packet();
     tcx_action(egress::what_opens(
         &KernelFrame::new(&context),
         &packet,
         &world,
     ))
+}
+
+/// Asks a candidate about what has been decided.
+#[classifier]
+#[inline(always)]
+pub fn egress_shadow(context: TcContext) -> i32 {
+    let Some(handoff) = handoff::take(&EGRESS_HANDOFF) else {
+        return TC_ACT_SHOT;
+    };
+    let world = KernelWorld::<true>::of_handed_over(context.skb.skb, context.unknown());
+    tcx_action(shadow::compare(handoff, true, &world))
 }
 
 /// What happens where the next program is missing, which the loader never lets happen.

@@ -15,6 +15,7 @@ use firewall_common::abi::{
     image::{Line, SIZE_CLASSES},
     knock,
     limit::{self, LIMIT_MAP_FLAGS},
+    shadow::{SAMPLES, Sample, Shadow},
 };
 use firewall_common::tables::Limited;
 
@@ -73,14 +74,14 @@ pub static INGRESS_HANDOFF: PerCpuArray<Handoff, 1> = PerCpuArray::new();
 #[btf_map]
 pub static EGRESS_HANDOFF: PerCpuArray<Handoff, 1> = PerCpuArray::new();
 
-/// The programs that go on with what rules refuse, with fragments, with what comes on terms, with SYNs in a flood, and with
-/// what counts towards a ban.
+/// The programs that go on with what rules refuse, with fragments, with what comes on terms, with SYNs in a flood, with
+/// what counts towards a ban, and with what a candidate is asked about.
 #[btf_map]
-pub static INGRESS_NEXT: ProgramArray<5> = ProgramArray::new();
+pub static INGRESS_NEXT: ProgramArray<6> = ProgramArray::new();
 
-/// The programs that go on with what may open a flow, and with fragments.
+/// The programs that go on with what may open a flow, with fragments, and with what a candidate is asked about.
 #[btf_map]
-pub static EGRESS_NEXT: ProgramArray<2> = ProgramArray::new();
+pub static EGRESS_NEXT: ProgramArray<3> = ProgramArray::new();
 
 /// How many packets of each [`Limited`] kind have been let in lately.
 #[btf_map]
@@ -130,6 +131,18 @@ pub static KNOCKS: PerCpuArray<knock::Set, { knock::SETS as usize }> = PerCpuArr
 /// The time, where a test has set it.
 #[btf_map]
 pub static TEST_CLOCK: Array<u64, 1> = Array::new();
+
+/// The candidate policy, where there is one.
+#[btf_map]
+pub static SHADOW: Array<Shadow, 1> = Array::new();
+
+/// Where it differs; user space sets the real number of slots.
+#[btf_map]
+pub static SHADOW_COUNTERS: PerCpuArray<Counter, 2> = PerCpuArray::new();
+
+/// Packets that it differs about.
+#[btf_map]
+pub static SHADOW_SAMPLES: PerCpuArray<Sample, { SAMPLES as usize }> = PerCpuArray::new();
 
 /// What was decided of first fragments.
 #[btf_map]

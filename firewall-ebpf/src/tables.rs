@@ -5,6 +5,7 @@
 )]
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
+use firewall_common::abi::control::Place;
 use firewall_common::abi::image::{Line, Record};
 use firewall_common::tables::Tables;
 
@@ -24,6 +25,12 @@ impl KernelTables {
         let control = *defined::<CAREFUL, _>(CONTROL.get(0))?;
         // SAFETY: the helper reads a counter.
         let place = control.deciding(|| defined::<CAREFUL, _>(unsafe { bpf_jiffies64() }));
+        Self::at::<CAREFUL>(place)
+    }
+
+    /// The image in a place.
+    #[inline(always)]
+    pub fn at<const CAREFUL: bool>(place: Place) -> Option<Self> {
         let slot = place.slot();
         match place.class() {
             0 => Self::of::<CAREFUL, { lines(0) }>(&IMAGE_0, slot),

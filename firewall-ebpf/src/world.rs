@@ -12,6 +12,7 @@ use aya_ebpf::{
         bpf_skc_lookup_tcp, bpf_tcp_raw_check_syncookie_ipv4, bpf_tcp_raw_check_syncookie_ipv6,
     },
 };
+use firewall_common::abi::image::Outcome;
 use firewall_common::abi::knock;
 use firewall_common::abi::{
     ban::Prefix,
@@ -26,12 +27,13 @@ use firewall_common::decide::ban;
 use firewall_common::decide::flow::Flows as _;
 use firewall_common::decide::limit::{self, Demand, Key};
 use firewall_common::decide::terms::{self, Simply};
-use firewall_common::parse::{IpHeader, Transport, transport::TCP_HEADER};
+use firewall_common::parse::{IpHeader, Packet, Transport, transport::TCP_HEADER};
 use firewall_common::tables::{Limited, Tally, World};
 
 use crate::flows::KernelFlows;
 use crate::maps::{ADMITTED, COUNTERS, FRAGMENTS, KNOCKS, TEST_CLOCK};
 use crate::packet::{define_saved, defined};
+use crate::shadow;
 use crate::state::{KernelBans, KernelLimits};
 use crate::tables::KernelTables;
 
@@ -62,6 +64,8 @@ pub struct Admitted {
 pub struct KernelWorld<const CAREFUL: bool> {
     context: *mut c_void,
     flows: KernelFlows,
+    /// Whether the packet came from another program, and still is where that one put it.
+    was_handed_over: bool,
 }
 
 impl<const CAREFUL: bool> KernelWorld<CAREFUL> {
@@ -71,6 +75,16 @@ impl<const CAREFUL: bool> KernelWorld<CAREFUL> {
         Self {
             context: context.cast(),
             flows: KernelFlows { unknown },
+            was_handed_over: false,
+        }
+    }
+
+    /// The same, of a packet that came from another program.
+    #[inline(always)]
+    pub fn of_handed_over<T>(context: *mut T, unknown: u32) -> Self {
+        Self {
+            was_handed_over: true,
+            ..Self::new(context, unknown)
         }
     }
 
@@ -120,6 +134,13 @@ impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
             // SAFETY: as for counters.
             unsafe { (*set).count(key, sequence, tally.bytes, tally.opens) };
         }
+    }
+
+    #[inline(always)]
+    fn compare(&self, packet: &Packet, outcome: Outcome, is_egress: bool) {
+        // What is there already need not be kept at hand to be put there again.
+        let packet = (!self.was_handed_over).then_some(packet);
+        shadow::hand_over(self.context, packet, outcome, is_egress);
     }
 
     #[inline(always)]
@@ -259,7 +280,7 @@ impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
 
 /// Monotonic time in ns.
 #[inline(always)]
-fn now_ns(precise: bool) -> u64 {
+pub fn now_ns(precise: bool) -> u64 {
     // SAFETY: the word is there; the loader may have changed it before it froze it, so it is not what stands here.
     if unsafe { (&raw const CLOCK_IS_SET).read_volatile() } != 0 {
         return TEST_CLOCK.get(0).copied().unwrap_or(0);

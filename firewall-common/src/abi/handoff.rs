@@ -53,6 +53,12 @@ impl Handoff {
         Self::new(packet, Outcome(0), 0, 0)
     }
 
+    /// A packet that has been decided.
+    #[inline(always)]
+    pub const fn decided(packet: &Packet, outcome: Outcome) -> Self {
+        Self::new(packet, outcome, 0, 0)
+    }
+
     #[inline(always)]
     const fn new(packet: &Packet, outcome: Outcome, number: u32, identification: u32) -> Self {
         let (source, destination, ipv6) = match packet.addresses {
@@ -132,6 +138,18 @@ impl Handoff {
             },
             frame_bytes: self.frame_bytes,
         }
+    }
+
+    /// Says what was decided of it.
+    #[inline(always)]
+    pub const fn decide(&mut self, outcome: Outcome) {
+        self.outcome = outcome.0;
+    }
+
+    /// What was decided of it.
+    #[inline(always)]
+    pub const fn outcome(&self) -> Outcome {
+        Outcome(self.outcome)
     }
 
     /// The packet, with what rules say of it, or what holds it back: that it was dropped by itself does not matter any more.

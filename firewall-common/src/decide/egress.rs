@@ -45,7 +45,11 @@ pub fn by_ingress_rules<F: Frame + ?Sized, W: World>(
             _ => BROKEN,
         },
     };
-    counted(decision, frame.full_len(), world)
+    counted(decision, frame.full_len(), world);
+    if let Ok(Parsed::Ip(packet)) = &parsed {
+        world.compare(packet, decision.outcome(), true);
+    }
+    decision
 }
 
 /// `None` if the tables are missing or inconsistent, `Some(None)` if there is more to ask.
@@ -123,7 +127,9 @@ pub fn what_opens<F: Frame + ?Sized, W: World>(frame: &F, packet: &Packet, world
     if matches!(packet.fragment, Fragment::First) {
         decision = remembered(frame, packet, decision, world).unwrap_or(BROKEN);
     }
-    counted(decision, packet.frame_bytes, world)
+    counted(decision, packet.frame_bytes, world);
+    world.compare(packet, decision.outcome(), true);
+    decision
 }
 
 /// The decision on a first fragment, remembered for the later ones where what leaves is filtered. `None` if the tables are
