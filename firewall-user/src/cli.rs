@@ -14,6 +14,7 @@ use crate::command::group::GroupVerb;
 use crate::command::ports::Ports;
 use crate::command::rollback::Rollback;
 use crate::command::rule::RuleVerb;
+use crate::command::shadow::Shadow;
 use crate::command::unban::Unban;
 use crate::output::{Format, Output, Refused, Unwell};
 
@@ -46,6 +47,8 @@ enum Verb {
     },
     /// Go back to a generation that was in force before.
     Rollback(Rollback),
+    /// Look at a candidate that is asked beside the rules in force, put it in force, or drop it.
+    Shadow(Shadow),
     /// The generations that were put in force, the latest first.
     History {
         #[command(flatten)]
@@ -126,6 +129,7 @@ pub fn run() -> ExitCode {
         Verb::Apply(apply) => command::apply::run(&apply, &output),
         Verb::Confirm { interface } => command::confirm::run(&interface, &output),
         Verb::Rollback(rollback) => command::rollback::run(&rollback, &output),
+        Verb::Shadow(shadow) => command::shadow::run(&shadow, &output),
         Verb::History { interfaces } => command::history::run(&interfaces.interface, &output),
         Verb::Status { interface } => command::status::run(&interface, &output),
         Verb::Rule(verb) => command::rule::run(&verb, &output),

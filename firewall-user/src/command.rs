@@ -15,6 +15,7 @@ pub(crate) mod ports;
 pub(crate) mod rollback;
 pub(crate) mod rule;
 pub(crate) mod rules;
+pub(crate) mod shadow;
 pub(crate) mod stats;
 pub(crate) mod status;
 pub(crate) mod unban;

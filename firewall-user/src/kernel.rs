@@ -23,5 +23,6 @@ pub mod offload;
 pub mod pins;
 pub mod programs;
 mod record;
+pub mod shadow;
 pub mod standing;
 pub mod state;

@@ -54,6 +54,17 @@ impl Live {
         Ok(Self { kept, text, texts })
     }
 
+    /// Those of the candidate, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be read.
+    pub(crate) fn candidate(guard: &Guard) -> Result<Option<Self>> {
+        let kept = guard.archive().candidate()?;
+        kept.map(|kept| Self::of_generation(guard, kept.generation))
+            .transpose()
+    }
+
     /// Those that are in files now.
     ///
     /// # Errors

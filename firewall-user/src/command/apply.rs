@@ -34,6 +34,8 @@ struct Applied {
     file: String,
     /// The one that was recorded until now, where the rules are the same and only their file is another.
     file_was: Option<String>,
+    /// Whether it is only asked beside what is in force.
+    is_candidate: bool,
     mode: Mode,
     generation: u64,
     /// Seconds in which it has to be confirmed, if it has.
@@ -58,6 +60,9 @@ pub(crate) struct Apply {
     /// does that, whatever becomes of this process, of the session or of the network.
     #[arg(long, value_name = "TIME", value_parser = rules::duration_s)]
     confirm: Option<u32>,
+    /// Do not put it in force, but have the programs ask it beside what is, and count where it differs; `firewall shadow` shows that.
+    #[arg(long, conflicts_with = "confirm")]
+    shadow: bool,
 }
 
 pub(crate) fn run(apply: &Apply, output: &Output) -> Result<()> {
@@ -86,7 +91,17 @@ pub(crate) fn run(apply: &Apply, output: &Output) -> Result<()> {
         let interface = interface(name)?;
         let found = Guard::find(&interface)?;
         match &found {
-            Found::Guard(guard) => guard.refuse_in_trial(name)?,
+            Found::Guard(guard) => {
+                guard.refuse_in_trial(name)?;
+                if !apply.shadow {
+                    guard.refuse_in_shadow(name)?;
+                }
+            }
+            Found::Nothing | Found::Stale if apply.shadow => {
+                bail!(
+                    "{name} is not guarded: there is nothing that a candidate could be asked beside"
+                )
+            }
             Found::Nothing | Found::Stale => attach::check(&interface)?,
         }
         targets.push((interface, found));
@@ -153,7 +168,9 @@ fn put_in_force(
         Found::Guard(mut guard) => {
             refuse_other_mode(&guard, interface, apply.mode)?;
             // Before the rules: what fails here has changed nothing else.
-            set_up_flows(&guard, interface, &wanted, output)?;
+            if !apply.shadow {
+                set_up_flows(&guard, interface, &wanted, output)?;
+            }
             warn_of_sizes(&guard, interface, sizes, output)?;
             if guard.complete(interface)? {
                 output.aside(format_args!(
@@ -161,7 +178,11 @@ fn put_in_force(
                     interface.name,
                 ))?;
             }
-            if guard.description.policy == description.policy {
+            if apply.shadow {
+                let next = live::next(loaded, prepared, description, CHANGE.to_owned());
+                guard.cast_shadow(next)?;
+                (guard, false)
+            } else if guard.description.policy == description.policy {
                 if guard.description.file != description.file {
                     file_was = Some(guard.description.file.clone());
                     guard.record_file(description.file)?;
@@ -201,6 +222,7 @@ fn put_in_force(
         interface: interface.name.clone(),
         changed,
         file_was,
+        is_candidate: apply.shadow,
         mode: guard.mode,
         generation: guard.description.generation,
         generation_before,
@@ -351,6 +373,11 @@ fn describe(applied: &Applied) -> String {
         rules,
         ..
     } = applied;
+    if applied.is_candidate {
+        return format!(
+            "{interface}: generation {generation} stays in force, and the candidate is asked beside it; `firewall shadow` shows where it differs"
+        );
+    }
     if !applied.changed {
         let recorded = applied
             .file_was

@@ -70,6 +70,7 @@ pub(crate) fn run(
     for name in &edit.interfaces.interface {
         let (_, guard) = guard(name)?;
         guard.refuse_in_trial(name)?;
+        guard.refuse_in_shadow(name)?;
         let mut live = Live::of(&guard)?;
         files.insert(PathBuf::from(&live.kept.file));
         let Some(said) = make(&mut live).with_context(|| format!("{name} is as it was"))? else {

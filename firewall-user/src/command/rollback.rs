@@ -67,6 +67,7 @@ fn earlier(guard: &Guard) -> Result<u64> {
 }
 
 fn go_back(name: &str, guard: &mut Guard, to: u64) -> Result<()> {
+    guard.drop_shadow()?;
     if guard.flip_to(to)? {
         return Ok(());
     }

@@ -17,6 +17,7 @@
 
 mod clear;
 mod growth;
+mod shadow;
 mod switch;
 
 use std::collections::BTreeMap;

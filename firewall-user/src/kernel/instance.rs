@@ -20,6 +20,7 @@ use firewall_common::abi::{
     flow::{MAP_FLOW_SETTINGS, MAP_FLOWS, Settings},
     image::Line,
     limit::MAP_LIMITS,
+    shadow::{MAP_SHADOW, MAP_SHADOW_COUNTERS, SHADOW_IS_ON, Shadow},
 };
 use firewall_common::decide::cookie;
 
@@ -132,13 +133,41 @@ impl Instance {
         shared: Vec<(&'static str, PathBuf)>,
         sizes: Option<Sizes>,
     ) -> Result<Self> {
-        let mut loader = EbpfLoader::new();
-        for (name, path) in shared {
-            loader.map_pin_path(name, path);
-        }
         let own = hardware_address.map_or(0, cookie::hardware_address);
-        loader.override_global(HARDWARE_ADDRESS, &own, true);
-        Self::load_from(loader, counters, sizes)
+        Self::load_from(over(&own, shared), counters, sizes)
+    }
+
+    /// An instance that goes on where another is at work, over those maps of it that are pinned at `shared`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::load_over`].
+    pub(super) fn renewed(
+        renewed: Renewed<'_>,
+        shared: Vec<(&'static str, PathBuf)>,
+    ) -> Result<Self> {
+        let Renewed {
+            hardware_address,
+            counters,
+            shadow,
+        } = renewed;
+        let own = hardware_address.map_or(0, cookie::hardware_address);
+        let mut loader = over(&own, shared);
+        if let Some(shadow) = shadow {
+            loader
+                .override_global(SHADOW_IS_ON, &1u64, true)
+                .map_max_entries(MAP_SHADOW_COUNTERS, shadow.slots());
+        }
+        let mut instance = Self::load_from(loader, counters.unwrap_or(MIN_SLOTS), None)?;
+        if let Some(shadow) = shadow {
+            let map = instance
+                .ebpf
+                .map_mut(MAP_SHADOW)
+                .context("no map for a candidate")?;
+            let mut map: Array<&mut MapData, Record<Shadow>> = Array::try_from(map)?;
+            map.set(0, Record(*shadow), 0)?;
+        }
+        Ok(instance)
     }
 
     fn load_from(mut loader: EbpfLoader<'_>, counters: u32, sizes: Option<Sizes>) -> Result<Self> {
@@ -284,6 +313,26 @@ impl Instance {
             .map(|slot| counters::total(&counters, slot))
             .collect()
     }
+}
+
+/// What is another in an instance that goes on where one is at work.
+#[derive(Debug)]
+pub(super) struct Renewed<'a> {
+    pub(super) hardware_address: Option<[u8; 6]>,
+    /// Room for counters, where there is to be another map of them.
+    pub(super) counters: Option<u32>,
+    /// The candidate that it asks.
+    pub(super) shadow: Option<&'a Shadow>,
+}
+
+/// A loader for an interface with this hardware address as a number, over the maps that are pinned at `shared`.
+fn over<'a>(own: &'a u64, shared: Vec<(&'static str, PathBuf)>) -> EbpfLoader<'a> {
+    let mut loader = EbpfLoader::new();
+    for (name, path) in shared {
+        loader.map_pin_path(name, path);
+    }
+    loader.override_global(HARDWARE_ADDRESS, own, true);
+    loader
 }
 
 /// The programs of the object.

@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::blob;
 use super::pins::{self, Pins};
 
+/// What a candidate is kept as, that is no generation.
+pub(super) const CANDIDATE: u64 = 0;
+
 /// Most generations that are kept.
 pub const MAX_KEPT: usize = 16;
 /// Most bytes of rule files that are kept, of those before the one in force: of large files fewer are.
@@ -125,7 +128,8 @@ impl Archive {
     /// One of them cannot be read.
     pub fn all(&self) -> Result<Vec<Kept>> {
         let mut all = Vec::new();
-        for generation in self.generations()?.into_iter().rev() {
+        let generations = self.generations()?.into_iter().rev();
+        for generation in generations.filter(|&generation| generation != CANDIDATE) {
             all.extend(self.read(generation)?);
         }
         Ok(all)
@@ -157,12 +161,30 @@ impl Archive {
                 pins::remove_file(&self.pins.map(&text(generation)))?;
             }
         }
+        if let Some(candidate) = self.read(CANDIDATE)? {
+            lists.extend(candidate.lists.into_iter().map(|list| list.sha256));
+        }
         for hash in self.names(LIST)? {
             if !lists.contains(&hash) {
                 pins::remove_file(&self.pins.map(&list(&hash)))?;
             }
         }
         Ok(())
+    }
+
+    /// The candidate, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub fn candidate(&self) -> Result<Option<Kept>> {
+        self.read(CANDIDATE)
+    }
+
+    /// Removes what is kept of a candidate; its lists go with the next [`Self::tidy`].
+    pub(super) fn forget_candidate(&self) -> Result<()> {
+        pins::remove_file(&self.pins.map(&source(CANDIDATE)))?;
+        pins::remove_file(&self.pins.map(&text(CANDIDATE)))
     }
 
     /// Numbers of all generations that are kept, in order.

@@ -107,10 +107,47 @@ impl Pins {
         self.folder().join(format!("{MAP_COUNTERS}_{number}"))
     }
 
-    /// The program array that the program of `hook` goes on from, of the instance that counts in the map with this number.
+    /// The program array with this number that programs of `hook` go on from.
     /// The kernel empties a program array that nobody holds.
     pub fn next(&self, hook: Hook, number: usize) -> PathBuf {
         self.folder().join(format!("{}_{number}", hook.next_map()))
+    }
+
+    /// Every program array that is pinned for programs of `hook`.
+    ///
+    /// # Errors
+    ///
+    /// The BPF file system cannot be read.
+    pub fn nexts(&self, hook: Hook) -> Result<Vec<PathBuf>> {
+        let folder = self.folder();
+        let entries = fs::read_dir(&folder);
+        let entries = entries.with_context(|| format!("reading {}", folder.display()))?;
+        let prefix = format!("{}_", hook.next_map());
+        let mut nexts = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                nexts.push(entry.path());
+            }
+        }
+        Ok(nexts)
+    }
+
+    /// Where another program array of `hook` can be pinned.
+    ///
+    /// # Errors
+    ///
+    /// The BPF file system cannot be read.
+    pub fn free_next(&self, hook: Hook) -> Result<PathBuf> {
+        let nexts = self.nexts(hook)?;
+        let mut paths = (0..).map(|number| self.next(hook, number));
+        let free = paths.find(|path| !nexts.contains(path));
+        Ok(free.expect("there are numbers enough"))
+    }
+
+    /// What is known of the candidate that is asked beside the policy in force.
+    pub fn shadow(&self) -> PathBuf {
+        self.folder().join("shadow")
     }
 
     /// The pinned description of the image in `place`.

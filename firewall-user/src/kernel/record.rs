@@ -5,6 +5,7 @@ use firewall_common::abi::{
     counter::Counter,
     flow::{BucketWords, Settings},
     knock, limit,
+    shadow::{Sample, Shadow},
 };
 
 /// A record of the map ABI. One wrapper carries them all across aya's marker trait.
@@ -19,6 +20,8 @@ impl Abi for BucketWords {}
 impl Abi for Settings {}
 impl Abi for knock::Set {}
 impl Abi for limit::Settings {}
+impl Abi for Sample {}
+impl Abi for Shadow {}
 
 #[expect(
     unsafe_code,

@@ -4,20 +4,23 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use aya::maps::MapData;
 use aya::programs::links::FdLink;
 use aya::programs::tc::SchedClassifierLink;
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramInfo, SchedClassifier, Xdp};
 use aya_obj::programs::XdpAttachType;
 use firewall_common::abi::MAP_COUNTERS;
+use firewall_common::abi::shadow::Shadow;
 
 use super::{
     Guard, SHARED, highest_slot, link, pin_map, pin_program, program_at, program_in, roomy,
 };
 use crate::kernel::counters::Counters;
 use crate::kernel::description::Description;
-use crate::kernel::instance::Instance;
+use crate::kernel::instance::{Instance, Renewed};
 use crate::kernel::pins::{self, Hook};
+use crate::kernel::shadow::MAPS as SHADOW_MAPS;
 
 impl Guard {
     /// Sees to it that the program at work can count everything that `next` names. Returns the counters but for a map
@@ -26,34 +29,43 @@ impl Guard {
         let program = self.end_growth()?;
         let counters = self.counters()?;
         let (number, room) = counters.used_by(&program)?;
-        self.drop_earlier_nexts(number)?;
-        // Later maps are of programs that a killed `grow` never put to work. The last goes first: numbers have no gaps.
+        self.drop_idle_nexts()?;
+        // Later maps are of programs that a killed `renew` never put to work. The last goes first: numbers have no gaps.
         for unused in (number + 1..counters.maps()).rev() {
-            for hook in Hook::ALL {
-                pins::remove_file(&self.pins.next(hook, unused))?;
-            }
             pins::remove_file(&self.pins.counters(unused))?;
         }
         if highest_slot(next) >= room {
-            self.grow(number + 1, roomy(next).max(2 * room))?;
+            let room = roomy(next).max(2 * room);
+            self.renew(number + 1, Some(room), None)?;
         }
         Ok(counters)
     }
 
-    /// Removes what programs went on to that counted in a map before that with this number. That is done by the next switch
-    /// after [`Self::grow`], not at once: a packet may be on its way through them.
-    fn drop_earlier_nexts(&self, number: usize) -> Result<()> {
-        for before in 0..number {
-            for hook in Hook::ALL {
-                pins::remove_file(&self.pins.next(hook, before))?;
+    /// Removes what programs went on to that are not at work any more. That is done by the next change after [`Self::renew`], not at
+    /// once: a packet may be on its way through them.
+    pub(super) fn drop_idle_nexts(&self) -> Result<()> {
+        for hook in Hook::ALL {
+            let program = program_at(&self.pins.program(hook))?;
+            let used = program
+                .map_ids()
+                .context("asking for a program's maps")?
+                .unwrap_or_default();
+            for path in self.pins.nexts(hook)? {
+                let map = MapData::from_pin(&path).and_then(|map| map.info());
+                let id = map
+                    .with_context(|| format!("opening {}", path.display()))?
+                    .id();
+                if !used.contains(&id) {
+                    pins::remove_file(&path)?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Ends what a killed [`Self::grow`] has begun, or clears it away if none of its programs is at work. Returns the XDP
+    /// Ends what a killed [`Self::renew`] has begun, or clears it away if none of its programs is at work. Returns the XDP
     /// program, which like the other is pinned under its name.
-    fn end_growth(&mut self) -> Result<ProgramInfo> {
+    pub(super) fn end_growth(&mut self) -> Result<ProgramInfo> {
         let mut begun = false;
         for hook in Hook::ALL {
             let next = self.pins.program_next(hook);
@@ -78,23 +90,44 @@ impl Guard {
         Ok(program)
     }
 
-    /// Replaces the programs by instances of themselves that have every map in common with them but that of the counters,
-    /// which is pinned as number `number` and has `room` slots. From one packet to the next, each link runs the one or the
-    /// other, both under the policy in force; what the old ones have counted stays where it is.
-    fn grow(&mut self, number: usize, room: u32) -> Result<()> {
-        for name in SHARED {
-            self.open(name)?;
-        }
+    /// Replaces the programs by instances of themselves that have every map in common with them, but for that of the counters
+    /// where there is to be a larger one, which is then pinned as number `counters` and has `room` slots. From one packet to the
+    /// next, each link runs the one or the other, both under the policy in force; what the old ones have counted stays where it is.
+    /// With a candidate they ask that too.
+    pub(super) fn renew(
+        &mut self,
+        counters: usize,
+        room: Option<u32>,
+        shadow: Option<&Shadow>,
+    ) -> Result<()> {
         let shared = SHARED.map(|name| (name, self.pins.map(name)));
-        let mut instance = Instance::load_over(self.hardware_address, room, shared.into(), None)?;
+        let mut shared = Vec::from(shared);
+        if room.is_none() {
+            shared.push((MAP_COUNTERS, self.pins.counters(counters)));
+        }
+        for (_, path) in &shared {
+            MapData::from_pin(path).with_context(|| format!("opening {}", path.display()))?;
+        }
+        let renewed = Renewed {
+            hardware_address: self.hardware_address,
+            counters: room,
+            shadow,
+        };
+        let mut instance = Instance::renewed(renewed, shared)?;
         // Whatever is at work has its counters pinned, and when one of the programs is, both are.
-        pin_map(&mut instance, MAP_COUNTERS, &self.pins.counters(number))?;
+        if room.is_some() {
+            pin_map(&mut instance, MAP_COUNTERS, &self.pins.counters(counters))?;
+        }
+        if shadow.is_some() {
+            for name in SHADOW_MAPS {
+                let path = self.pins.map(name);
+                pins::remove_file(&path)?;
+                pin_map(&mut instance, name, &path)?;
+            }
+        }
         for hook in Hook::ALL {
-            pin_map(
-                &mut instance,
-                hook.next_map(),
-                &self.pins.next(hook, number),
-            )?;
+            let next = self.pins.free_next(hook)?;
+            pin_map(&mut instance, hook.next_map(), &next)?;
             pin_program(&mut instance, hook, &self.pins.program_next(hook))?;
         }
         self.put_next_to_work()

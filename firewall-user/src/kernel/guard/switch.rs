@@ -86,6 +86,7 @@ impl Guard {
     /// A sentence; the old generation is then still in force.
     pub fn switch(&mut self, next: Next<'_>, trial: Option<Duration>) -> Result<()> {
         self.refuse_in_trial("this interface")?;
+        self.refuse_in_shadow("this interface")?;
         self.settle()?;
         let Next {
             image,
@@ -268,17 +269,19 @@ impl Guard {
     }
 
     /// A place of size class `class` that nothing is in which is needed.
-    fn free_place(&self, class: u32) -> Result<Place> {
-        let needed = self.needed();
+    pub(super) fn free_place(&self, class: u32) -> Result<Place> {
+        let needed = self.needed()?;
         let mut places = (0..SLOTS).map(|slot| Place::new(class, slot));
         places
             .find(|place| !needed.contains(place))
             .context("there is no room for another generation")
     }
 
-    /// The places of what is in force and of what was so before.
-    fn needed(&self) -> [Place; 2] {
-        [self.control.active(), self.control.before()]
+    /// The places of what is in force, of what was so before, and of a candidate.
+    fn needed(&self) -> Result<Vec<Place>> {
+        let shadow = self.shadow()?.map(|candidate| candidate.place());
+        let in_force = [self.control.active(), self.control.before()];
+        Ok(in_force.into_iter().chain(shadow).collect())
     }
 
     /// Gives up what is not needed any more. Where that fails it costs memory, and no packet sees it.
@@ -292,8 +295,8 @@ impl Guard {
     }
 
     /// Frees the memory of images that nobody needs.
-    fn free(&self) -> Result<()> {
-        let needed = self.needed();
+    pub(super) fn free(&self) -> Result<()> {
+        let needed = self.needed()?;
         for class in 0..SIZE_CLASSES.len() as u32 {
             for slot in 0..SLOTS {
                 let place = Place::new(class, slot);

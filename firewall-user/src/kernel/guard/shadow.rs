@@ -1,0 +1,119 @@
+//! A candidate policy beside the one in force: put there, looked at, taken away. What is enforced stays the same throughout.
+//!
+//! The programs at work ask no candidate; for one they are replaced in their links by instances that do, and afterwards by such that
+//! do not again. So it costs nothing where there is none.
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::Map;
+
+use super::Guard;
+use crate::kernel::image;
+use crate::kernel::kept::CANDIDATE;
+use crate::kernel::pins;
+use crate::kernel::shadow::{self, Candidate, Differs, MAPS};
+
+use super::switch::Next;
+
+impl Guard {
+    /// Has the programs ask `next` beside the policy in force, instead of any other candidate.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; what is in force is as it was.
+    pub fn cast_shadow(&mut self, next: Next<'_>) -> Result<()> {
+        self.drop_shadow()?;
+        self.settle()?;
+        let Next {
+            image,
+            description,
+            mut kept,
+            text,
+            lists,
+        } = next;
+        let place = self.free_place(image::class_of(&image))?;
+        let mut images = Map::ArrayOfMaps(self.open(image::map_name(place))?);
+        image::install(&mut images, place, image)
+            .context("the kernel did not take the candidate's tables")?;
+        description.pin(&self.pins.policy(place))?;
+        kept.generation = CANDIDATE;
+        self.archive().keep(&kept, &text, &lists)?;
+        let names = |is_egress| {
+            let rules = description.policy.rules.iter();
+            let rules = rules.filter(|rule| rule.is_egress() == is_egress);
+            rules.map(|rule| rule.name.clone()).collect()
+        };
+        let candidate = Candidate::new(
+            place,
+            names(false),
+            names(true),
+            description.applied_at_s,
+            description.file,
+        );
+        candidate.pin(&self.pins.shadow())?;
+        let record = candidate.record();
+        let program = self.end_growth()?;
+        self.drop_idle_nexts()?;
+        let (number, _) = self.counters()?.used_by(&program)?;
+        self.renew(number, None, Some(&record))
+    }
+
+    /// The candidate, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn shadow(&self) -> Result<Option<Candidate>> {
+        let path = self.pins.shadow();
+        if pins::exists(&path)? {
+            Candidate::read(&path).map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Where the candidate differs from what is in force, as far as packets have shown.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn differences(&self, candidate: &Candidate) -> Result<Vec<Differs>> {
+        shadow::read(&self.pins, candidate)
+    }
+
+    /// Has the programs ask no candidate any more. Returns whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn drop_shadow(&mut self) -> Result<bool> {
+        if !pins::exists(&self.pins.shadow())? {
+            return Ok(false);
+        }
+        let program = self.end_growth()?;
+        self.drop_idle_nexts()?;
+        let (number, _) = self.counters()?.used_by(&program)?;
+        self.renew(number, None, None)?;
+        pins::remove_file(&self.pins.shadow())?;
+        for name in MAPS {
+            pins::remove_file(&self.pins.map(name))?;
+        }
+        self.archive().forget_candidate()?;
+        self.free()?;
+        Ok(true)
+    }
+
+    /// Nothing is changed while a candidate is asked, which is asked about what is in force now.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what to do, where that is so.
+    pub fn refuse_in_shadow(&self, name: &str) -> Result<()> {
+        if self.shadow()?.is_some() {
+            bail!(
+                "{name}: a candidate is being asked beside the rules in force: `firewall shadow promote -i {name}` puts it in \
+                 force, `firewall shadow drop -i {name}` ends it; then try again"
+            );
+        }
+        Ok(())
+    }
+}
