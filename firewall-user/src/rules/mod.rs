@@ -4,6 +4,7 @@
 pub mod addresses;
 pub mod compile;
 pub mod diagnostic;
+pub mod diff;
 pub mod file;
 pub mod model;
 pub mod names;

@@ -10,7 +10,7 @@ pub(in crate::rules) mod ranges;
 pub(in crate::rules) mod services;
 mod sweep;
 #[cfg(test)]
-mod tests;
+pub(in crate::rules) mod tests;
 
 use std::ops::ControlFlow;
 

@@ -82,7 +82,7 @@ fn set() -> impl Strategy<Value = AddressSet> {
         })
 }
 
-fn rule(sets: usize) -> impl Strategy<Value = Rule> {
+pub(in crate::rules) fn rule(sets: usize) -> impl Strategy<Value = Rule> {
     let side = prop_oneof![Just(None), (0..sets).prop_map(|index| Some(SetId(index)))];
     let service = prop_oneof![
         2 => Just((Protocol::Any, None, None, None)),

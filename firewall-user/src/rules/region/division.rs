@@ -48,6 +48,8 @@ pub(super) struct List {
 
 /// A rule that has something in common with the region.
 pub(super) struct Entry {
+    /// Index into its rule set.
+    rule: usize,
     action: Action,
     /// Sets that cut the region; without one it is covered in that dimension.
     pub(super) cuts: [Option<usize>; COUNT],
@@ -64,6 +66,12 @@ enum Relation {
 /// Packets that each list has only one answer for, and another one than the other list.
 pub(in crate::rules) struct Piece<'p> {
     pub(in crate::rules) extents: &'p Extents,
+    /// The answers.
+    pub(in crate::rules) actions: [Action; 2],
+    /// Indices of the rules that match some of it, in the order in which they are asked. Only the last may match all of it.
+    pub(in crate::rules) rules: [Vec<usize>; 2],
+    /// Whether the default may have to answer.
+    pub(in crate::rules) by_default: [bool; 2],
 }
 
 impl<'a> Division<'a> {
@@ -119,6 +127,7 @@ impl<'a> Division<'a> {
             }
         }
         self.lists[list].entries.push(Entry {
+            rule,
             action: asked.action,
             cuts,
             marked,
@@ -197,6 +206,9 @@ impl<'a> Division<'a> {
             }
             return found(Piece {
                 extents: &node.extents,
+                actions: [one, other],
+                rules: [0, 1].map(|list| self.rules(list, node)),
+                by_default: [0, 1].map(|list| !self.ends_whole(list, node)),
             });
         }
         let cut = self.best_cut(node, everything);
@@ -293,6 +305,10 @@ impl<'a> Division<'a> {
         let is_one = (self.ends_whole(list, node) || first == default)
             && actions.all(|action| action == first);
         is_one.then_some(first)
+    }
+
+    fn rules(&self, list: usize, node: &Node) -> Vec<usize> {
+        self.entries(list, node).map(|entry| entry.rule).collect()
     }
 }
 

@@ -143,6 +143,22 @@ pub(in crate::rules) fn intersection<N: Number>(some: &[(N, N)], others: &[(N, N
     common
 }
 
+/// All of some ranges in any order, as a set.
+pub(in crate::rules) fn union<N: Number>(ranges: impl IntoIterator<Item = (N, N)>) -> Vec<(N, N)> {
+    let mut all: Vec<(N, N)> = ranges.into_iter().collect();
+    all.sort_unstable();
+    let mut set: Vec<(N, N)> = Vec::new();
+    for (first, last) in all {
+        match set.last_mut() {
+            Some(before) if before.1.next().is_none_or(|behind| first <= behind) => {
+                before.1 = before.1.max(last);
+            }
+            _ => set.push((first, last)),
+        }
+    }
+    set
+}
+
 /// Whether `number` is in a set.
 pub(in crate::rules) fn contain<N: Number>(ranges: &[(N, N)], number: N) -> bool {
     cover(ranges, &[(number, number)])

@@ -30,7 +30,7 @@ pub(in crate::rules) const fn number(protocol: u8, value: u16) -> u32 {
 }
 
 /// Whether IPv6 packets have services of this protocol: extension headers are none, and ICMP is IPv4's.
-pub(super) const fn is_of_v6(protocol: u8) -> bool {
+pub(in crate::rules) const fn is_of_v6(protocol: u8) -> bool {
     !matches!(
         protocol,
         protocol::ICMP
@@ -42,7 +42,7 @@ pub(super) const fn is_of_v6(protocol: u8) -> bool {
     )
 }
 
-const fn of_protocol(protocol: u8) -> (u32, u32) {
+pub(in crate::rules) const fn of_protocol(protocol: u8) -> (u32, u32) {
     (number(protocol, 0), number(protocol, u16::MAX))
 }
 
@@ -93,7 +93,7 @@ impl Services {
 }
 
 /// Numbers of the services that a rule matches.
-pub(super) fn numbers(rule: &Rule) -> Vec<(u32, u32)> {
+pub(in crate::rules) fn numbers(rule: &Rule) -> Vec<(u32, u32)> {
     match (rule.protocol, &rule.ports, &rule.icmp_types) {
         (Protocol::Any, ..) => ALL.to_vec(),
         (Protocol::Number(protocol), None, None) => possible(&[of_protocol(protocol)]),

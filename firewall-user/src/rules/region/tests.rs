@@ -11,7 +11,11 @@ use crate::rules::model::{Defaults, Protocol};
 use crate::rules::oracle;
 
 /// What `rule_set` does with `packet`.
-fn decided(rule_set: &RuleSet, direction: Direction, packet: &Packet) -> Action {
+pub(in crate::rules) fn decided(
+    rule_set: &RuleSet,
+    direction: Direction,
+    packet: &Packet,
+) -> Action {
     let rule = oracle::first_match(rule_set, direction, packet);
     rule.map_or(rule_set.defaults.of(direction), |rule| {
         rule_set.rules[rule].action
@@ -60,7 +64,7 @@ fn only(direction: Direction, packet: &Packet) -> Option<Region> {
 }
 
 /// Whether there are such packets.
-fn can_come(packet: &Packet) -> bool {
+pub(in crate::rules) fn can_come(packet: &Packet) -> bool {
     let is_v4 = matches!(packet.addresses, Addresses::V4 { .. });
     let by_family = match packet.transport.protocol {
         protocol::ICMPV6 => !is_v4,
