@@ -5,8 +5,10 @@ mod order;
 mod packets;
 #[cfg(test)]
 mod tests;
+mod written;
 
 pub use packets::{Change, Deciders};
+pub use written::{RuleChange, Setting, Shadowing, rules, settings, shadowing};
 
 use super::model::{Direction, RuleSet};
 
