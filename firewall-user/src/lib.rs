@@ -6,6 +6,7 @@ pub mod cli;
 mod command;
 pub mod counters;
 pub mod kernel;
+mod live;
 mod lock;
 mod output;
 mod policy;

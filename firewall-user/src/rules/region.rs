@@ -11,6 +11,7 @@ pub(in crate::rules) mod services;
 mod sweep;
 #[cfg(test)]
 pub(in crate::rules) mod tests;
+mod told;
 
 use std::ops::ControlFlow;
 
@@ -21,6 +22,7 @@ use division::Division;
 pub use example::Example;
 use ranges::Extent;
 pub use services::Services;
+pub use told::{FlagSet, ServiceSet};
 
 /// Packets of one direction: all those from some addresses to some addresses with some services.
 #[derive(Clone, Debug, PartialEq, Eq)]

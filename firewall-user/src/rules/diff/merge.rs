@@ -56,7 +56,7 @@ impl Merger {
     /// too, and all flags where nothing has any. `None` if that is nothing.
     fn possible(&mut self, extents: &Extents) -> Option<[usize; COUNT]> {
         let services = &extents[SERVICE].narrow;
-        let [mut v4, mut v6] = families(services);
+        let [mut v4, mut v6] = services::families(services);
         for side in [SOURCE, DESTINATION] {
             v4 &= !extents[side].narrow.is_empty();
             v6 &= !extents[side].wide.is_empty();
@@ -111,7 +111,16 @@ impl Merger {
                 new,
             }
         };
-        self.pieces.iter().map(change).collect()
+        let mut changes: Vec<Change> = self.pieces.iter().map(change).collect();
+        // What is accepted first, each in the order of the rules that are the reason.
+        changes.sort_by_key(|change| {
+            let reason = match change.now {
+                Action::Accept => &change.new,
+                Action::Drop => &change.old,
+            };
+            (change.now == Action::Drop, reason.rules.first().copied())
+        });
+        changes
     }
 
     /// Makes one of all pieces that differ in `dimension` alone.
@@ -197,15 +206,4 @@ impl Interned {
         };
         self.own(Rc::new(union))
     }
-}
-
-/// Whether packets with one of these services can be IPv4, and IPv6.
-fn families(numbers: &[(u32, u32)]) -> [bool; 2] {
-    let mut protocols = numbers
-        .iter()
-        .flat_map(|&(first, last)| (first >> 16) as u8..=(last >> 16) as u8);
-    [
-        protocols.clone().any(|one| one != protocol::ICMPV6),
-        protocols.any(services::is_of_v6),
-    ]
 }

@@ -17,7 +17,7 @@ pub struct Services {
 }
 
 /// Services that packets can have: no port is 0, for such are dropped before rules see them.
-const ALL: [(u32, u32); 4] = [
+pub(super) const ALL: [(u32, u32); 4] = [
     (0, number(protocol::TCP, 0) - 1),
     (number(protocol::TCP, 1), number(protocol::UDP, 0) - 1),
     (number(protocol::UDP, 1), number(protocol::SCTP, 0) - 1),
@@ -40,6 +40,17 @@ pub(in crate::rules) const fn is_of_v6(protocol: u8) -> bool {
             | protocol::AH
             | protocol::DESTINATION_OPTIONS
     )
+}
+
+/// Whether packets with one of these services can be IPv4, and IPv6.
+pub(in crate::rules) fn families(numbers: &[(u32, u32)]) -> [bool; 2] {
+    let mut protocols = numbers
+        .iter()
+        .flat_map(|&(first, last)| (first >> 16) as u8..=(last >> 16) as u8);
+    [
+        protocols.clone().any(|one| one != protocol::ICMPV6),
+        protocols.any(is_of_v6),
+    ]
 }
 
 pub(in crate::rules) const fn of_protocol(protocol: u8) -> (u32, u32) {
