@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use super::division::{Division, Extents, Node};
-use super::sweep::{Member, Sweep};
+use super::ranges::Extent;
+use super::sweep::{Class, Member, Sweep};
 
 /// A way to cut a node.
 pub(super) struct Cut<'n> {
@@ -14,8 +15,40 @@ pub(super) struct Cut<'n> {
     of_member: [Vec<Vec<usize>>; 2],
     /// Entries of each list that are in every class.
     everywhere: [Vec<usize>; 2],
-    /// Whether one of those is marked.
-    marked_everywhere: bool,
+    /// The first entries of each list by member.
+    firsts: [Vec<Firsts>; 2],
+    firsts_everywhere: [Firsts; 2],
+}
+
+/// Of some entries, which are known by their place in the list: the first of each kind, [`NONE`] where there is none.
+#[derive(Clone, Copy)]
+struct Firsts {
+    any: usize,
+    marked: usize,
+    /// That needs no more than to be in the class.
+    whole: usize,
+}
+
+const NONE: usize = usize::MAX;
+
+impl Firsts {
+    const fn none() -> Self {
+        Self {
+            any: NONE,
+            marked: NONE,
+            whole: NONE,
+        }
+    }
+
+    fn add(&mut self, place: usize, marked: bool, whole: bool) {
+        self.any = self.any.min(place);
+        if marked {
+            self.marked = self.marked.min(place);
+        }
+        if whole {
+            self.whole = self.whole.min(place);
+        }
+    }
 }
 
 impl<'n> Cut<'n> {
@@ -26,15 +59,19 @@ impl<'n> Cut<'n> {
             members: Vec::new(),
             of_member: Default::default(),
             everywhere: Default::default(),
-            marked_everywhere: false,
+            firsts: Default::default(),
+            firsts_everywhere: [Firsts::none(); 2],
         };
+        let mut open = node.open;
+        open[dimension] = false;
         let mut known: HashMap<usize, usize> = HashMap::new();
         for list in [0, 1] {
             for &rule in &node.lists[list] {
                 let entry = &division.lists[list].entries[rule];
+                let whole = entry.is_whole(&open);
                 let Some(set) = entry.cuts[dimension] else {
                     cut.everywhere[list].push(rule);
-                    cut.marked_everywhere |= entry.marked;
+                    cut.firsts_everywhere[list].add(rule, entry.marked, whole);
                     continue;
                 };
                 let member = *known.entry(set).or_insert_with(|| {
@@ -43,23 +80,77 @@ impl<'n> Cut<'n> {
                         rules: 0,
                         marked: false,
                     });
-                    cut.of_member[0].push(Vec::new());
-                    cut.of_member[1].push(Vec::new());
+                    for list in [0, 1] {
+                        cut.of_member[list].push(Vec::new());
+                        cut.firsts[list].push(Firsts::none());
+                    }
                     cut.members.len() - 1
                 });
                 cut.members[member].rules += 1;
                 cut.members[member].marked |= entry.marked;
                 cut.of_member[list][member].push(rule);
+                cut.firsts[list][member].add(rule, entry.marked, whole);
             }
         }
         cut
     }
 
-    pub(super) fn sweep(&self, everything: bool) -> Sweep<'_> {
+    /// The classes of interest. What differs only in members that have nothing to say there is one class.
+    pub(super) fn classes(&self, everything: bool) -> Vec<Class> {
+        let mut known: HashMap<Vec<usize>, usize> = HashMap::new();
+        let mut classes: Vec<(Vec<usize>, Vec<Extent<'static>>)> = Vec::new();
+        for class in self.sweep(everything).classes() {
+            let Some(members) = self.with_a_say(class.members, everything) else {
+                continue;
+            };
+            let index = *known.entry(members).or_insert_with_key(|members| {
+                classes.push((members.clone(), Vec::new()));
+                classes.len() - 1
+            });
+            classes[index].1.push(class.extent);
+        }
+        classes
+            .into_iter()
+            .map(|(members, extents)| Class {
+                extent: Extent::union(extents),
+                members,
+            })
+            .collect()
+    }
+
+    /// Those of a class's members with entries before the first that decides all of it; `None` if none of interest is before that.
+    fn with_a_say(&self, mut members: Vec<usize>, everything: bool) -> Option<Vec<usize>> {
+        let least = |list: usize, kind: fn(&Firsts) -> usize| {
+            let firsts = members
+                .iter()
+                .map(|&member| kind(&self.firsts[list][member]));
+            firsts.fold(kind(&self.firsts_everywhere[list]), usize::min)
+        };
+        let whole = [0, 1].map(|list| least(list, |firsts| firsts.whole));
+        let marked = [0, 1].map(|list| least(list, |firsts| firsts.marked));
+        let is_of_interest = |list: usize| marked[list] != NONE && marked[list] <= whole[list];
+        if !everything && !is_of_interest(0) && !is_of_interest(1) {
+            return None;
+        }
+        members.retain(|&member| {
+            let says = |list: usize| {
+                let first = self.firsts[list][member].any;
+                first != NONE && first <= whole[list]
+            };
+            says(0) || says(1)
+        });
+        Some(members)
+    }
+
+    fn sweep(&self, everything: bool) -> Sweep<'_> {
+        let marked = self
+            .firsts_everywhere
+            .iter()
+            .any(|firsts| firsts.marked != NONE);
         Sweep {
             within: &self.extents[self.dimension],
             members: &self.members,
-            all: everything || self.marked_everywhere,
+            all: everything || marked,
         }
     }
 

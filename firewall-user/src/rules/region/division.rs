@@ -212,7 +212,7 @@ impl<'a> Division<'a> {
             });
         }
         let cut = self.best_cut(node, everything);
-        for class in cut.sweep(everything).classes() {
+        for class in cut.classes(everything) {
             let mut extents = node.extents.clone();
             extents[cut.dimension] = Rc::new(class.extent);
             if is_impossible(&extents) {
@@ -313,7 +313,7 @@ impl<'a> Division<'a> {
 }
 
 impl Entry {
-    fn is_whole(&self, open: &[bool; COUNT]) -> bool {
+    pub(super) fn is_whole(&self, open: &[bool; COUNT]) -> bool {
         let mut dimensions = self.cuts.iter().zip(open);
         dimensions.all(|(cut, open)| cut.is_none() || !open)
     }

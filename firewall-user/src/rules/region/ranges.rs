@@ -94,6 +94,23 @@ impl<'a> Extent<'a> {
         }
     }
 
+    /// All of some extents.
+    pub(in crate::rules) fn union(mut extents: Vec<Extent<'static>>) -> Extent<'static> {
+        if extents.len() == 1 {
+            return extents.remove(0);
+        }
+        let narrow = extents
+            .iter()
+            .flat_map(|extent| extent.narrow.iter().copied());
+        let wide = extents
+            .iter()
+            .flat_map(|extent| extent.wide.iter().copied());
+        Extent {
+            narrow: union(narrow).into(),
+            wide: union(wide).into(),
+        }
+    }
+
     pub(in crate::rules) fn into_owned(self) -> Extent<'static> {
         Extent {
             narrow: self.narrow.into_owned().into(),
@@ -125,19 +142,30 @@ fn cover<N: Number>(outer: &[(N, N)], inner: &[(N, N)]) -> bool {
     })
 }
 
-/// What two sets have in common.
+/// What two sets have in common. A few ranges beside a million take as many searches.
 pub(in crate::rules) fn intersection<N: Number>(some: &[(N, N)], others: &[(N, N)]) -> Vec<(N, N)> {
-    let (mut some, mut others) = (some.iter().peekable(), others.iter().peekable());
+    /// How many ranges are gone over one by one in the time of a search.
+    const SEARCH: usize = 16;
+    let (few, many) = if some.len() < others.len() {
+        (some, others)
+    } else {
+        (others, some)
+    };
+    let searches = few.len() < many.len() / SEARCH;
     let mut common = Vec::new();
-    while let (Some(&&a), Some(&&b)) = (some.peek(), others.peek()) {
-        let (first, last) = (a.0.max(b.0), a.1.min(b.1));
-        if first <= last {
-            common.push((first, last));
+    let mut at = 0;
+    for &(first, last) in few {
+        if searches {
+            at += many[at..].partition_point(|range| range.1 < first);
         }
-        if a.1 < b.1 {
-            some.next();
-        } else {
-            others.next();
+        while let Some(&range) = many.get(at).filter(|range| range.0 <= last) {
+            if range.1 >= first {
+                common.push((first.max(range.0), last.min(range.1)));
+            }
+            if range.1 > last {
+                break;
+            }
+            at += 1;
         }
     }
     common

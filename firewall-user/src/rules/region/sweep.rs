@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 
-use super::ranges::{Extent, Number};
+use super::ranges::{Extent, Number, intersection};
 
 /// A set that some rules name.
 pub(super) struct Member<'a> {
@@ -91,10 +91,6 @@ impl Sweep<'_> {
         fingerprints: &[u128],
         visit: &mut dyn FnMut(&Step, (N, N)),
     ) {
-        let (Some(&(least, _)), Some(&(_, most))) = (within.first(), within.last()) else {
-            return;
-        };
-        // Edges of the region itself have the number behind those of the sets.
         let mut edges: Vec<(N, usize)> = Vec::new();
         let mut push = |set: usize, ranges: &[(N, N)]| {
             for &(first, last) in ranges {
@@ -103,12 +99,12 @@ impl Sweep<'_> {
             }
         };
         for (set, member) in self.members.iter().enumerate() {
-            let ranges = ranges(member);
-            let begin = ranges.partition_point(|range| range.1 < least);
-            let end = ranges.partition_point(|range| range.0 <= most);
-            push(set, &ranges[begin..end]);
+            push(set, &intersection(ranges(member), within));
         }
-        push(self.members.len(), within);
+        // What no set has is of interest only where all is; the region's own edges have the number behind those of the sets.
+        if self.all {
+            push(self.members.len(), within);
+        }
         // Stable, because each set's edges are sorted runs already, which it then only has to merge.
         edges.sort_by_key(|&(at, _)| at);
 
@@ -118,7 +114,12 @@ impl Sweep<'_> {
             for &(_, set) in group {
                 self.cross(&mut step, set, fingerprints);
             }
-            if !step.inside || !(self.all || step.marked > 0) {
+            let is_of_interest = if self.all {
+                step.inside
+            } else {
+                step.marked > 0
+            };
+            if !is_of_interest {
                 continue;
             }
             let last = match groups.peek() {
@@ -157,6 +158,7 @@ struct Step {
     rules: usize,
     /// How many are marked.
     marked: usize,
+    /// Whether the region has it, where its edges are gone over too.
     inside: bool,
 }
 
