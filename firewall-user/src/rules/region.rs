@@ -4,6 +4,7 @@
 //! and so not told of here.
 
 mod cut;
+pub(in crate::rules) mod divide;
 pub(in crate::rules) mod division;
 mod example;
 pub(in crate::rules) mod ranges;

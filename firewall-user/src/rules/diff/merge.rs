@@ -8,8 +8,9 @@ use firewall_common::parse::protocol;
 use super::packets::{Change, Deciders};
 use crate::rules::model::{Action, AddressSet, Direction};
 use crate::rules::region::Services;
+use crate::rules::region::divide::Piece;
+use crate::rules::region::division::Extents;
 use crate::rules::region::division::dimension::{COUNT, DESTINATION, FLAGS, SERVICE, SOURCE};
-use crate::rules::region::division::{Extents, Piece};
 use crate::rules::region::ranges::{Extent, intersection, union};
 use crate::rules::region::services;
 

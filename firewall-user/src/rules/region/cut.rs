@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::division::{Division, Extents, Node};
+use super::divide::Node;
+use super::division::{Division, Extents};
 use super::ranges::Extent;
 use super::sweep::{Class, Member, Sweep};
 
@@ -69,9 +70,10 @@ impl<'n> Cut<'n> {
             for &rule in &node.lists[list] {
                 let entry = &division.lists[list].entries[rule];
                 let whole = entry.is_whole(&open);
+                let marked = division.is_marked(node, list, rule);
                 let Some(set) = entry.cuts[dimension] else {
                     cut.everywhere[list].push(rule);
-                    cut.firsts_everywhere[list].add(rule, entry.marked, whole);
+                    cut.firsts_everywhere[list].add(rule, marked, whole);
                     continue;
                 };
                 let member = *known.entry(set).or_insert_with(|| {
@@ -87,9 +89,9 @@ impl<'n> Cut<'n> {
                     cut.members.len() - 1
                 });
                 cut.members[member].rules += 1;
-                cut.members[member].marked |= entry.marked;
+                cut.members[member].marked |= marked;
                 cut.of_member[list][member].push(rule);
-                cut.firsts[list][member].add(rule, entry.marked, whole);
+                cut.firsts[list][member].add(rule, marked, whole);
             }
         }
         cut
