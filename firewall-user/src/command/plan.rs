@@ -237,3 +237,99 @@ impl<'r> Plan<'r> {
         !(self.changes.is_empty() && self.rules.is_empty() && self.settings.is_empty())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &str = r#"
+version = 1
+[groups]
+office = ["203.0.113.0/24"]
+[[rule]]
+name = "ssh"
+action = "accept"
+protocol = "tcp"
+ports = ["ssh"]
+from = ["198.51.100.0/24"]
+[[rule]]
+name = "web"
+action = "accept"
+protocol = "tcp"
+ports = [80, 443]
+"#;
+
+    const NEW: &str = r#"
+version = 1
+[defaults]
+egress = "drop"
+[groups]
+office = ["203.0.113.0/24"]
+[[rule]]
+name = "web"
+action = "accept"
+protocol = "tcp"
+ports = [80, 443]
+limit = { rate = "100/s" }
+[[rule]]
+name = "admin"
+action = "accept"
+protocol = "tcp"
+ports = [8443]
+from = ["office"]
+[[rule]]
+name = "resolver"
+action = "accept"
+direction = "egress"
+protocol = "udp"
+ports = [53]
+"#;
+
+    fn ready(text: &str) -> Ready {
+        let loaded = rules::parse("a.toml", text, Path::new(".")).expect("it is valid");
+        Ready::new(loaded).expect("it has tables")
+    }
+
+    fn told(old: &str, new: &str, all: bool) -> String {
+        let old = Old {
+            name: "old.toml".to_owned(),
+            ready: ready(old),
+            interface: None,
+            guard: None,
+        };
+        let new = ready(new);
+        let plan = Plan::new(Path::new("new.toml"), &old, &new).expect("no kernel is asked");
+        let text = shown::text(&plan, all);
+        assert_eq!(plan.changes_something(), text != "nothing changes");
+        text
+    }
+
+    #[test]
+    fn a_plan_tells_packets_and_why_then_what_is_written() {
+        insta::assert_snapshot!(told(OLD, NEW, false), @r"
+        + newly accepted: tcp 8443 from office (203.0.113.0/24) to any           by rule `admin` (line 13), was refused by default
+        - newly refused: tcp 22 from 198.51.100.0/24 to any                      by default, was accepted by rule `ssh` (line 5)
+        - newly refused on its way out: any protocol but udp 53 from any to any  by default, was accepted by default
+        2 rules added: `admin`, `resolver`
+        1 rule removed: `ssh`
+        1 rule changed: `web` (limit)
+        defaults.egress: was accept, now drop
+        ");
+        assert_eq!(told(NEW, NEW, false), "nothing changes");
+    }
+
+    #[test]
+    fn many_sets_are_listed_only_if_all_are_asked_for() {
+        let rule = |number: u16| {
+            let port = 1000 + 2 * number;
+            format!(
+                "[[rule]]\nname = \"{number}\"\naction = \"accept\"\nprotocol = \"tcp\"\nports = [{port}]\n"
+            )
+        };
+        let rules: String = (0..25).map(rule).collect();
+        let [none, many] = ["", &rules].map(|rules| format!("version = 1\n{rules}"));
+        let lines = |all| told(&none, &many, all).lines().count();
+        // Twenty, how many more, and that rules were added.
+        assert_eq!([lines(false), lines(true)], [22, 26]);
+    }
+}
