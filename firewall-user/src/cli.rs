@@ -11,12 +11,13 @@ use crate::command::apply::Apply;
 use crate::command::ban::Ban;
 use crate::command::flows::Filter;
 use crate::command::group::GroupVerb;
+use crate::command::plan::Asked;
 use crate::command::ports::Ports;
 use crate::command::rollback::Rollback;
 use crate::command::rule::RuleVerb;
 use crate::command::shadow::Shadow;
 use crate::command::unban::Unban;
-use crate::output::{Format, Output, Refused, Unwell};
+use crate::output::{Differs, Format, Output, Refused, Unwell};
 
 /// A packet filter at XDP: what no rule lets in is dropped before the kernel allocates a buffer for it.
 #[derive(Debug, Parser)]
@@ -54,6 +55,8 @@ enum Verb {
         #[command(flatten)]
         interfaces: Interfaces,
     },
+    /// What a rule file would change, in packets; touch nothing. Exit code 3 if anything changes.
+    Plan(Asked),
     /// Which interfaces are guarded, how, since when and by which file.
     Status {
         /// Only these interfaces.
@@ -120,7 +123,10 @@ pub(crate) struct Interfaces {
     pub(crate) interface: Vec<String>,
 }
 
-/// Runs the command that was typed. Exit codes: 0 done, 1 refused or failed, 2 bad usage.
+/// Exit code where two things that were compared are not the same.
+const EXIT_DIFFERS: u8 = 3;
+
+/// Runs the command that was typed. Exit codes: 0 done, 1 refused or failed, 2 bad usage, 3 what was compared differs.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.format);
@@ -131,6 +137,7 @@ pub fn run() -> ExitCode {
         Verb::Rollback(rollback) => command::rollback::run(&rollback, &output),
         Verb::Shadow(shadow) => command::shadow::run(&shadow, &output),
         Verb::History { interfaces } => command::history::run(&interfaces.interface, &output),
+        Verb::Plan(asked) => command::plan::run(&asked, &output),
         Verb::Status { interface } => command::status::run(&interface, &output),
         Verb::Rule(verb) => command::rule::run(&verb, &output),
         Verb::Group(verb) => command::group::run(&verb, &output),
@@ -149,6 +156,9 @@ pub fn run() -> ExitCode {
     let Err(error) = done else {
         return ExitCode::SUCCESS;
     };
+    if error.downcast_ref::<Differs>().is_some() {
+        return ExitCode::from(EXIT_DIFFERS);
+    }
     // Whoever reads has gone: nothing failed, there is just nobody to tell.
     if error
         .downcast_ref::<io::Error>()

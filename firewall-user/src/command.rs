@@ -11,6 +11,7 @@ mod edit;
 pub(crate) mod flows;
 pub(crate) mod group;
 pub(crate) mod history;
+pub(crate) mod plan;
 pub(crate) mod ports;
 pub(crate) mod rollback;
 pub(crate) mod rule;

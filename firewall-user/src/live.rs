@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::kernel::description::Description;
 use crate::kernel::guard::{Guard, Next};
@@ -30,6 +30,9 @@ impl Live {
     ///
     /// They are not kept, or cannot be read.
     pub(crate) fn of(guard: &Guard) -> Result<Self> {
+        if guard.description.policy.is_open {
+            bail!("there are no rules in force, everything is let in: apply a file first");
+        }
         Self::of_generation(guard, guard.description.generation)
     }
 
@@ -184,8 +187,15 @@ impl List<'_> {
 ///
 /// It is not kept, or cannot be read.
 pub(crate) fn loaded(guard: &Guard) -> Result<Loaded> {
+    if guard.description.policy.is_open {
+        return rules::parse("(no rules)", OPEN, Path::new("."))
+            .map_err(|report| anyhow!("{}", report.render(false, 100)));
+    }
     Live::of(guard)?.loaded()
 }
+
+/// What is in force where a first policy was not confirmed, as a rule file.
+const OPEN: &str = "version = 1\n[defaults]\ningress = \"accept\"\negress = \"accept\"\n";
 
 /// The generation that `prepared` becomes, `change` being the command that makes it. `kept` has what it came from where that is not
 /// the file that was `loaded`.

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde::Serialize;
 
+use super::plan::{self, Asked};
 use super::{bans, interface};
 use crate::cli::Interfaces;
 use crate::kernel::attach::{self, ModeChoice};
@@ -63,10 +64,17 @@ pub(crate) struct Apply {
     /// Do not put it in force, but have the programs ask it beside what is, and count where it differs; `firewall shadow` shows that.
     #[arg(long, conflicts_with = "confirm")]
     shadow: bool,
+    /// Change nothing, and tell what would change, as `plan` does.
+    #[arg(long, conflicts_with_all = ["confirm", "shadow"])]
+    dry_run: bool,
 }
 
 pub(crate) fn run(apply: &Apply, output: &Output) -> Result<()> {
     let file = &apply.file;
+    if apply.dry_run {
+        let interfaces = apply.interfaces.interface.clone();
+        return plan::run(&Asked::dry_run(file.clone(), interfaces), output);
+    }
     let loaded = rules::load(file).or_else(|report| {
         match output.format {
             Format::Text => output.aside(report.render(output::colour(), output::width()))?,

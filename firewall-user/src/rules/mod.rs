@@ -4,6 +4,7 @@
 pub mod addresses;
 pub mod compile;
 pub mod diagnostic;
+pub mod diff;
 pub mod edit;
 pub mod file;
 pub mod lists;
@@ -11,6 +12,7 @@ pub mod model;
 pub mod names;
 pub mod notation;
 pub mod oracle;
+pub mod region;
 pub mod validate;
 
 mod groups;

@@ -14,6 +14,7 @@ mod growth;
 mod limits;
 mod link_layer;
 mod multicast;
+mod plan;
 mod probe;
 mod replies;
 mod resets;
