@@ -8,6 +8,7 @@ pub mod file;
 pub mod model;
 pub mod names;
 pub mod oracle;
+pub mod packet;
 pub mod validate;
 
 mod groups;
