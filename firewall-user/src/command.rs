@@ -5,6 +5,7 @@ pub(crate) mod ban;
 pub(crate) mod bans;
 pub(crate) mod check;
 pub(crate) mod detach;
+pub(crate) mod explain;
 pub(crate) mod flows;
 pub(crate) mod ports;
 pub(crate) mod rules;

@@ -16,4 +16,5 @@ pub mod offload;
 pub mod pins;
 pub mod programs;
 mod record;
+pub mod replica;
 pub mod state;

@@ -2,10 +2,13 @@
 //!
 //! `command` is one verb a file; `rules` knows nothing of the kernel; only `kernel` names aya.
 
+mod capture;
 pub mod cli;
 mod command;
 pub mod counters;
+mod explain;
 pub mod kernel;
+mod live;
 mod lock;
 mod output;
 mod policy;

@@ -15,6 +15,7 @@
 //! - Where there has to be room for more counters, each program is replaced in its link. New or old, both look into the
 //!   same policy and the same flow table.
 
+mod copied;
 mod growth;
 
 use std::collections::{BTreeMap, HashSet};

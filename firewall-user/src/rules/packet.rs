@@ -6,6 +6,7 @@
 mod concrete;
 mod frame;
 mod read;
+mod shown;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use super::model::{Direction, Protocol};
 use super::values::Complaint;
 
 pub use concrete::{Concrete, Host, Upper};
+pub(crate) use shown::flag_names;
 
 /// What was written of a packet; `None` is what was left out.
 #[derive(Clone, Debug, PartialEq, Eq)]

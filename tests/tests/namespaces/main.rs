@@ -5,6 +5,7 @@ mod command;
 mod control;
 mod cookies;
 mod egress;
+mod explain;
 mod faults;
 mod flows;
 mod forwarding;

@@ -1,14 +1,13 @@
 //! One packet: a pattern whose open fields are filled in.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use firewall_common::parse::protocol;
+use firewall_common::abi::image::Selector;
 use firewall_common::parse::transport::{icmp_type, tcp_flag};
+use firewall_common::parse::{Addresses, Packet, protocol};
 
 use super::super::addresses::Block;
 use super::super::model::{Direction, Protocol};
-use super::super::names::{self, IcmpFamily};
 use super::{End, PacketError, Pattern, Whose};
 
 /// Somebody else, unless written otherwise.
@@ -77,6 +76,49 @@ pub enum Upper {
     Icmp(u8),
     /// Nothing that rules look at.
     Other,
+}
+
+impl Concrete {
+    /// What the firewall has read of a packet. Its tags are not among that, and a code of ICMP is left out.
+    pub fn of(packet: &Packet, direction: Direction) -> Self {
+        let whole = |[upper, lower]: [u64; 2]| u128::from(upper) << 64 | u128::from(lower);
+        let v6 = |address| Ipv6Addr::from_bits(whole(address)).into();
+        let v4 = |address| Ipv4Addr::from_bits(address).into();
+        let (from, to): (IpAddr, IpAddr) = match packet.addresses {
+            Addresses::V4 {
+                source,
+                destination,
+            } => (v4(source), v4(destination)),
+            Addresses::V6 {
+                source,
+                destination,
+            } => (v6(source), v6(destination)),
+        };
+        let transport = &packet.transport;
+        let (source, destination) = (transport.source_port, transport.value);
+        Self {
+            direction,
+            protocol: transport.protocol,
+            source: from,
+            destination: to,
+            upper: match transport.selector {
+                Some(Selector::Tcp) => Upper::Tcp {
+                    source,
+                    destination,
+                    flags: transport.tcp_flags,
+                },
+                Some(Selector::Udp | Selector::Sctp) => Upper::Ports {
+                    source,
+                    destination,
+                },
+                Some(Selector::Icmp | Selector::Icmpv6) => {
+                    Upper::Icmp((transport.value >> 8) as u8)
+                }
+                None => Upper::Other,
+            },
+            vlan: None,
+        }
+    }
 }
 
 impl Pattern {
@@ -234,75 +276,4 @@ const fn is_extension(number: u8) -> bool {
             | protocol::AH
             | protocol::DESTINATION_OPTIONS
     )
-}
-
-/// As a [`Pattern`] reads it.
-impl fmt::Display for Concrete {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match names::protocol_name(self.protocol) {
-            Some(name) => f.write_str(name)?,
-            None => write!(f, "{}", self.protocol)?,
-        }
-        let (source, destination) = match self.upper {
-            Upper::Tcp {
-                source,
-                destination,
-                ..
-            }
-            | Upper::Ports {
-                source,
-                destination,
-            } => (Some(source), Some(destination)),
-            Upper::Icmp(_) | Upper::Other => (None, None),
-        };
-        write!(
-            f,
-            " {} -> {}",
-            Shown(self.source, source),
-            Shown(self.destination, destination)
-        )?;
-        match self.upper {
-            Upper::Tcp { flags, .. } => write!(f, " {}", flag_names(flags))?,
-            Upper::Icmp(kind) => {
-                let family = match self.source {
-                    IpAddr::V4(_) => IcmpFamily::V4,
-                    IpAddr::V6(_) => IcmpFamily::V6,
-                };
-                match family.type_name(kind) {
-                    Some(name) => write!(f, " {name}")?,
-                    None => write!(f, " {kind}")?,
-                }
-            }
-            Upper::Ports { .. } | Upper::Other => {}
-        }
-        if let Some(vlan) = self.vlan {
-            write!(f, " vlan {vlan}")?;
-        }
-        match self.direction {
-            Direction::Ingress => Ok(()),
-            Direction::Egress => f.write_str(" out"),
-        }
-    }
-}
-
-/// Names of the flags that are set.
-fn flag_names(flags: u8) -> String {
-    let names = names::tcp_flag_names();
-    let set: Vec<&str> = names
-        .filter(|name| names::tcp_flag_bit(name).is_some_and(|bit| flags & bit != 0))
-        .collect();
-    set.join(",")
-}
-
-/// An end of a packet's way.
-struct Shown(IpAddr, Option<u16>);
-
-impl fmt::Display for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self(address, None) => write!(f, "{address}"),
-            Self(IpAddr::V4(address), Some(port)) => write!(f, "{address}:{port}"),
-            Self(IpAddr::V6(address), Some(port)) => write!(f, "[{address}]:{port}"),
-        }
-    }
 }
