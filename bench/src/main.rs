@@ -28,7 +28,7 @@ use clap::{Parser, ValueEnum};
 
 use effort::Effort;
 use harness::Harness;
-use section::{Bench, apply, cookies, flows, groups, limits, memory, rules, served, traffic};
+use section::{Bench, apply, cookies, flows, groups, limits, memory, plan, rules, served, traffic};
 
 /// Measure the firewall, beside others
 #[derive(Debug, Parser)]
@@ -66,6 +66,8 @@ enum Part {
     Cookies,
     /// Time of an apply
     Apply,
+    /// Time to tell what a new rule file changes
+    Plan,
     /// Memory by map, and the verifier's count
     Memory,
     /// Live frames through a veth pair, beside nftables and xdp-filter
@@ -129,6 +131,10 @@ fn main() -> Result<()> {
             Part::Apply => {
                 apply::run(&mut bench)?;
                 &[&apply::SECTION]
+            }
+            Part::Plan => {
+                plan::run(&mut bench)?;
+                &[&plan::SECTION]
             }
             Part::Memory => {
                 memory::run(&mut bench)?;

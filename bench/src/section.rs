@@ -7,6 +7,7 @@ pub(crate) mod groups;
 mod large;
 pub(crate) mod limits;
 pub(crate) mod memory;
+pub(crate) mod plan;
 pub(crate) mod rules;
 pub(crate) mod served;
 pub(crate) mod traffic;

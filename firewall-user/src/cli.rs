@@ -10,10 +10,11 @@ use crate::command;
 use crate::command::ban::Ban;
 use crate::command::explain::Explain;
 use crate::command::flows::Filter;
+use crate::command::plan::Asked;
 use crate::command::ports::Ports;
 use crate::command::unban::Unban;
 use crate::kernel::attach::ModeChoice;
-use crate::output::{Format, Output, Refused};
+use crate::output::{Differs, Format, Output, Refused};
 
 /// A packet filter at XDP: what no rule lets in is dropped before the kernel allocates a buffer for it.
 #[derive(Debug, Parser)]
@@ -43,7 +44,12 @@ enum Verb {
         /// Where the program runs; auto is native where the driver can, else generic.
         #[arg(long, value_enum, default_value_t)]
         mode: ModeChoice,
+        /// Change nothing, and tell what would change, as `plan` does.
+        #[arg(long)]
+        dry_run: bool,
     },
+    /// What a rule file would change, in packets; touch nothing. Exit code 3 if anything changes.
+    Plan(Asked),
     /// Which interfaces are guarded, how, since when and by which file.
     Status {
         /// Only these interfaces.
@@ -100,7 +106,10 @@ pub(crate) struct Interfaces {
     pub(crate) interface: Vec<String>,
 }
 
-/// Runs the command that was typed. Exit codes: 0 done, 1 refused or failed, 2 bad usage.
+/// Exit code where two things that were compared are not the same.
+const EXIT_DIFFERS: u8 = 3;
+
+/// Runs the command that was typed. Exit codes: 0 done, 1 refused or failed, 2 bad usage, 3 what was compared differs.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.format);
@@ -109,8 +118,16 @@ pub fn run() -> ExitCode {
         Verb::Apply {
             file,
             interfaces,
+            dry_run: true,
+            ..
+        } => command::plan::run(&Asked::dry_run(file, interfaces.interface), &output),
+        Verb::Apply {
+            file,
+            interfaces,
             mode,
+            dry_run: false,
         } => command::apply::run(&file, &interfaces.interface, mode, &output),
+        Verb::Plan(asked) => command::plan::run(&asked, &output),
         Verb::Status { interface } => command::status::run(&interface, &output),
         Verb::Rules { interfaces } => command::rules::run(&interfaces.interface, &output),
         Verb::Stats { interfaces, watch } => {
@@ -127,6 +144,9 @@ pub fn run() -> ExitCode {
     let Err(error) = done else {
         return ExitCode::SUCCESS;
     };
+    if error.downcast_ref::<Differs>().is_some() {
+        return ExitCode::from(EXIT_DIFFERS);
+    }
     // Whoever reads has gone: nothing failed, there is just nobody to tell.
     if error
         .downcast_ref::<io::Error>()

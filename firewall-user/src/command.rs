@@ -7,6 +7,7 @@ pub(crate) mod check;
 pub(crate) mod detach;
 pub(crate) mod explain;
 pub(crate) mod flows;
+pub(crate) mod plan;
 pub(crate) mod ports;
 pub(crate) mod rules;
 pub(crate) mod stats;

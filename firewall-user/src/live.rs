@@ -1,4 +1,4 @@
-//! The rules that are in force on an interface, as they were when they were applied.
+//! The rules in force on an interface, as a rule set.
 
 use std::path::Path;
 
@@ -8,22 +8,27 @@ use crate::kernel::guard::Guard;
 use crate::policy;
 use crate::rules::{self, Loaded};
 
-/// The rule file that is in force.
+/// The rule file in force, as it was when it was applied.
 ///
 /// # Errors
 ///
-/// The file, or a list that it names, is not there any more or has changed since.
+/// The file, or an address list that it names, is not what it was then.
 pub(crate) fn loaded(guard: &Guard) -> Result<Loaded> {
     let description = &guard.description;
     let file = &description.file;
-    let Ok(loaded) = rules::load(Path::new(file)) else {
-        bail!("{file} cannot be read any more");
+    let changed = || {
+        format!(
+            "the rules in force come from {file}, which is not what it was when it was applied; write the new rules to another \
+             file, or say with `--against OLDFILE` what to compare them with"
+        )
     };
+    let Ok(loaded) = rules::load(Path::new(file)) else {
+        bail!(changed());
+    };
+    // The image's hash covers the address lists; the slots of counters that it names are those it has.
     let prepared = policy::prepare(&loaded, Some(&description.policy))?;
-    if prepared.policy.file_sha256 != description.policy.file_sha256
-        || prepared.policy.image_sha256 != description.policy.image_sha256
-    {
-        bail!("{file} has changed since it was applied");
+    if prepared.policy != description.policy {
+        bail!(changed());
     }
     Ok(loaded)
 }

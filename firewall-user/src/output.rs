@@ -26,6 +26,11 @@ pub(crate) struct Output {
 #[error("refused")]
 pub(crate) struct Refused;
 
+/// Two things that were compared are not the same, which has been told in full; exit code 3 says so.
+#[derive(Debug, thiserror::Error)]
+#[error("something changes")]
+pub(crate) struct Differs;
+
 impl Output {
     pub(crate) fn new(format: Format) -> Self {
         Self { format }

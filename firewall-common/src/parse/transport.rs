@@ -485,13 +485,25 @@ const VALID_FLAGS: u64 = {
     bits
 };
 
+/// Flags that [`VALID_FLAGS`] looks at; the others (ECN) may be set or not.
+const CHECKED_FLAGS: u8 = {
+    use tcp_flag::{ACK, FIN, PSH, RST, SYN, URG};
+    FIN | SYN | RST | PSH | ACK | URG
+};
+
+/// Whether some TCP sends this flags byte; segments with others are dropped before rules see them.
+#[inline(always)]
+pub const fn are_valid_flags(flags: u8) -> bool {
+    VALID_FLAGS >> (flags & CHECKED_FLAGS) & 1 != 0
+}
+
 #[inline(always)]
 fn check_tcp_flags(flags: u8) -> Result<(), DropReason> {
-    use tcp_flag::{ACK, FIN, PSH, RST, SYN, URG};
-    let flags = flags & (FIN | SYN | RST | PSH | ACK | URG);
-    if VALID_FLAGS >> flags & 1 != 0 {
+    use tcp_flag::{FIN, PSH, RST, SYN, URG};
+    if are_valid_flags(flags) {
         return Ok(());
     }
+    let flags = flags & CHECKED_FLAGS;
     Err(if flags == 0 {
         DropReason::TcpFlagsNull
     } else if flags & (SYN | FIN) == SYN | FIN {

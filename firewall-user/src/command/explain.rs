@@ -88,7 +88,7 @@ fn on_interface(
     let look = lock::shared()?;
     let (interface, guard) = guard(name)?;
     let (mut replica, tables) = guard.replica(&interface)?;
-    let loaded = live::loaded(&guard);
+    let loaded = live::loaded(&guard).ok();
     drop(look);
 
     let description = &guard.description;
@@ -97,12 +97,18 @@ fn on_interface(
         file: description.file.clone(),
         generation: Some(description.generation),
         same_programs: Some(replica.same_programs),
-        untold: loaded.as_ref().err().map(|error| format!("{error:#}")),
+        untold: match loaded {
+            Some(_) => None,
+            None => Some(format!(
+                "{} has changed since it was applied",
+                description.file
+            )),
+        },
     };
     let ground = Ground {
         image: &tables,
         policy: &description.policy,
-        rule_set: loaded.as_ref().ok().map(|loaded| &loaded.rule_set),
+        rule_set: loaded.as_ref().map(|loaded| &loaded.rule_set),
     };
     let packet = match pattern {
         Some(pattern) => Some(pattern.concrete(&host(&interface)?)?),

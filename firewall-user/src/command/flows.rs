@@ -59,8 +59,9 @@ struct Flows<'a> {
     total: usize,
 }
 
+/// One of them.
 #[derive(Debug, Serialize)]
-struct Flow {
+pub(super) struct Flow {
     protocol: String,
     local: Place,
     remote: Place,
@@ -132,7 +133,7 @@ fn show(flows: &Flows<'_>, output: &Output) -> Result<()> {
 }
 
 impl Flow {
-    fn new(
+    pub(super) fn new(
         LiveFlow {
             record,
             age_s,
@@ -163,6 +164,12 @@ impl Flow {
             packets_out: record.sent.packets,
             packets_in: record.received.packets,
         }
+    }
+
+    /// `udp 192.0.2.1:40000 to 203.0.113.7:53`.
+    pub(super) fn ends(&self) -> String {
+        let local = self.local.shown(self.identifier);
+        format!("{} {local} to {}", self.protocol, self.remote.shown(None))
     }
 
     /// The most recent first, then by what it is.

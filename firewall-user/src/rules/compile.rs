@@ -17,7 +17,7 @@ mod outcomes;
 mod services;
 mod terms;
 #[cfg(test)]
-mod tests;
+pub(in crate::rules) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 

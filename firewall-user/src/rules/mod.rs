@@ -4,11 +4,13 @@
 pub mod addresses;
 pub mod compile;
 pub mod diagnostic;
+pub mod diff;
 pub mod file;
 pub mod model;
 pub mod names;
 pub mod oracle;
 pub mod packet;
+pub mod region;
 pub mod validate;
 
 mod groups;

@@ -25,7 +25,7 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Only these sections: rules, groups, served, flows, apply, memory, traffic
+    /// Only these sections: rules, groups, served, flows, apply, plan, memory, traffic
     #[arg(long, value_name = "SECTION", value_delimiter = ',')]
     only: Vec<String>,
 }

@@ -82,7 +82,7 @@ fn set() -> impl Strategy<Value = AddressSet> {
         })
 }
 
-fn rule(sets: usize) -> impl Strategy<Value = Rule> {
+pub(in crate::rules) fn rule(sets: usize) -> impl Strategy<Value = Rule> {
     let side = prop_oneof![Just(None), (0..sets).prop_map(|index| Some(SetId(index)))];
     let service = prop_oneof![
         2 => Just((Protocol::Any, None, None, None)),
@@ -132,11 +132,11 @@ fn direction() -> impl Strategy<Value = Direction> {
     select(&DIRECTIONS[..])
 }
 
-fn action() -> impl Strategy<Value = Action> {
+pub(in crate::rules) fn action() -> impl Strategy<Value = Action> {
     select(&[Action::Accept, Action::Drop][..])
 }
 
-fn rule_set() -> impl Strategy<Value = RuleSet> {
+pub(in crate::rules) fn rule_set() -> impl Strategy<Value = RuleSet> {
     (prop::collection::vec(set(), 1..6), action(), action()).prop_flat_map(
         |(sets, ingress, egress)| {
             prop::collection::vec(rule(sets.len()), 0..20).prop_map(move |mut rules| {
@@ -154,7 +154,7 @@ fn rule_set() -> impl Strategy<Value = RuleSet> {
     )
 }
 
-fn packet() -> impl Strategy<Value = Packet> {
+pub(in crate::rules) fn packet() -> impl Strategy<Value = Packet> {
     let near4 = (select(&V4[..]), -1i32..=1).prop_map(|(a, d)| a.wrapping_add_signed(d));
     let near6 = (select(&V6[..]), -1i128..=1).prop_map(|(a, d)| a.wrapping_add_signed(d));
     let v6 = near6.prop_map(|a| [(a >> 64) as u64, a as u64]);
@@ -299,7 +299,7 @@ proptest! {
     }
 }
 
-fn accept(name: &str, protocol: u8, ports: Option<Vec<(u16, u16)>>) -> Rule {
+pub(in crate::rules) fn accept(name: &str, protocol: u8, ports: Option<Vec<(u16, u16)>>) -> Rule {
     Rule {
         name: name.to_owned(),
         action: Action::Accept,
