@@ -8,6 +8,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use toml::de::DeTable;
 
+use super::asserts;
 use super::diagnostic::{Collector, Diagnostic, Report, Source};
 use super::model::RuleSet;
 use super::syntax::{Damage, syntax_error};
@@ -40,6 +41,8 @@ pub struct Loaded {
     pub source: Source,
     /// Where each rule of `rule_set.rules` stands, by the same index.
     pub rule_places: Vec<RulePlace>,
+    /// How many assertions it has, which all hold.
+    pub asserts: usize,
 }
 
 impl Loaded {
@@ -119,7 +122,8 @@ pub fn parse(source_name: &str, text: &str, base_dir: &Path) -> Result<Loaded, R
         source: &source,
         collector: &mut collector,
     };
-    let typed = reader.rule_file(root.get_ref());
+    let mut typed = reader.rule_file(root.get_ref());
+    let asserts = std::mem::take(&mut typed.asserts);
     let (rule_set, rule_places) = validate::validate(typed, &source, base_dir, &mut collector);
     if let Some(damage) = &damage {
         collector.retain_errors(|error| !damage.explains(&source, error));
@@ -127,6 +131,7 @@ pub fn parse(source_name: &str, text: &str, base_dir: &Path) -> Result<Loaded, R
             collector.error(|| syntax_error(&source, error, list.as_ref()));
         }
     }
+    asserts::check(&asserts, &rule_set, &rule_places, &source, &mut collector);
     let failed = collector.has_errors();
     let report = collector.finish(source_name);
     if failed {
@@ -137,6 +142,7 @@ pub fn parse(source_name: &str, text: &str, base_dir: &Path) -> Result<Loaded, R
         warnings: report.warnings,
         source,
         rule_places,
+        asserts: asserts.len(),
     })
 }
 

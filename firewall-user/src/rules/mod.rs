@@ -13,6 +13,7 @@ pub mod packet;
 pub mod region;
 pub mod validate;
 
+mod asserts;
 mod groups;
 mod shown;
 mod syntax;

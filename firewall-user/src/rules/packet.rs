@@ -63,7 +63,7 @@ pub struct PacketError {
 }
 
 impl PacketError {
-    fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
+    pub(in crate::rules) fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
         Self {
             message: message.into(),
             help: help.into(),

@@ -457,6 +457,31 @@ fn a_file_that_has_changed_is_not_taken_for_the_rules() -> Result<()> {
 }
 
 #[test]
+fn a_file_that_breaks_its_own_assertion_is_not_applied() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let assertion = |expect: &str| {
+        format!(
+            "\n[[assert]]\npacket = \"tcp to :7001\"\nexpect = \"{expect}\"\nmessage = \"see ticket 4711\"\n"
+        )
+    };
+    // But for those that are refused before, everybody reaches it.
+    lab.apply(&(rules(&POLICY[1..]) + &assertion("accept")), "native")?;
+    let broken = lab.write("broken.toml", &(rules(&POLICY) + &assertion("accept")))?;
+    let broken = broken.to_str().context("a path that is not UTF-8")?;
+    let said = (lab.inside)
+        .firewall(&["apply", broken, "-i", lab.inside.interface()])?
+        .failure(1)?;
+    for part in ["see ticket 4711", "tcp 203.0.113.66:", "name = \"refused\""] {
+        ensure!(said.contains(part), "{said}");
+    }
+    let accepted = explain(&lab, "tcp from 203.0.113.66 to :7001")?;
+    ensure!(accepted.end() == ("accept", "echo"), "{accepted:?}");
+    Ok(())
+}
+
+#[test]
 fn what_cannot_be_explained_says_why() -> Result<()> {
     let Some(lab) = Lab::new()? else {
         return Ok(());

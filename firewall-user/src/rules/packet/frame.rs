@@ -18,8 +18,8 @@ const FROM: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const HOP_LIMIT: u8 = 64;
 /// Hop limit of neighbour discovery, which no router hands on (RFC 4861, 6.1).
 const HOP_LIMIT_ON_LINK: u8 = 255;
-/// ICMPv6 types of neighbour discovery.
-const NEIGHBOUR_DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
+/// Hop limit of multicast membership, which is never for another network (RFC 3376, 4; RFC 3810, 5).
+const HOP_LIMIT_MEMBERSHIP: u8 = 1;
 /// Ports of the datagram that an ICMP error is about: a question to a name server.
 const ABOUT: (u16, u16) = (40_000, 53);
 
@@ -61,7 +61,7 @@ impl Concrete {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let mut header = Ipv4Header {
                     total_len: (usize::from(Ipv4Header::MIN_LEN_U16) + upper.len()) as u16,
-                    time_to_live: HOP_LIMIT,
+                    time_to_live: self.hop_limit(),
                     protocol: IpNumber(self.protocol),
                     source: source.octets(),
                     destination: destination.octets(),
@@ -89,9 +89,12 @@ impl Concrete {
         }
     }
 
+    /// Neighbour discovery, MLD and IGMP have hop limits of their own.
     fn hop_limit(&self) -> u8 {
-        match self.upper {
-            Upper::Icmp(kind) if NEIGHBOUR_DISCOVERY.contains(&kind) => HOP_LIMIT_ON_LINK,
+        match (self.protocol, self.upper) {
+            (protocol::ICMPV6, Upper::Icmp(133..=137)) => HOP_LIMIT_ON_LINK,
+            (protocol::ICMPV6, Upper::Icmp(130..=132 | 143)) => HOP_LIMIT_MEMBERSHIP,
+            (protocol::IGMP, _) => HOP_LIMIT_MEMBERSHIP,
             _ => HOP_LIMIT,
         }
     }
