@@ -7,7 +7,7 @@ use super::super::model::Direction;
 use super::super::names::{self, IcmpFamily};
 use super::{Concrete, Upper};
 
-/// As a [`Pattern`] reads it.
+/// As a [`super::Pattern`] reads it.
 impl fmt::Display for Concrete {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match names::protocol_name(self.protocol) {
