@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::command;
 use crate::command::apply::Apply;
 use crate::command::ban::Ban;
+use crate::command::explain::Explain;
 use crate::command::flows::Filter;
 use crate::command::group::GroupVerb;
 use crate::command::plan::Asked;
@@ -108,6 +109,8 @@ enum Verb {
         #[arg(short, long = "interface", value_name = "IFACE")]
         interface: Vec<String>,
     },
+    /// What becomes of a packet, and why: on a guarded interface, of which nothing changes, or under a rule file.
+    Explain(Explain),
     /// Take the firewall off: everything is let in again.
     Detach {
         #[command(flatten)]
@@ -151,6 +154,7 @@ pub fn run() -> ExitCode {
         Verb::Unban(unban) => command::unban::run(&unban, &output),
         Verb::Bans { interface } => command::bans::run(&interface, &output),
         Verb::Doctor { interface } => command::doctor::run(&interface, &output),
+        Verb::Explain(explain) => command::explain::run(&explain, &output),
         Verb::Detach { interfaces } => command::detach::run(&interfaces.interface, &output),
     };
     let Err(error) = done else {

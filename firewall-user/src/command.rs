@@ -8,6 +8,7 @@ pub(crate) mod confirm;
 pub(crate) mod detach;
 pub(crate) mod doctor;
 mod edit;
+pub(crate) mod explain;
 pub(crate) mod flows;
 pub(crate) mod group;
 pub(crate) mod history;

@@ -23,6 +23,7 @@ pub mod offload;
 pub mod pins;
 pub mod programs;
 mod record;
+pub mod replica;
 pub mod shadow;
 pub mod standing;
 pub mod state;

@@ -2,10 +2,12 @@
 //!
 //! `command` is one verb a file; `rules` knows nothing of the kernel; only `kernel` names aya.
 
+mod capture;
 pub mod cli;
 mod command;
 pub mod counters;
 mod doctor;
+mod explain;
 pub mod kernel;
 mod live;
 mod lock;

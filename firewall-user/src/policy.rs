@@ -197,7 +197,8 @@ fn egress_holes(loaded: &Loaded) -> Vec<Diagnostic> {
     warnings
 }
 
-fn ranges(set: &AddressSet) -> Vec<(IpAddr, IpAddr)> {
+/// The ranges of a set, IPv4 first.
+pub(crate) fn ranges(set: &AddressSet) -> Vec<(IpAddr, IpAddr)> {
     let v4 = set.v4.iter().map(|&(first, last)| {
         (
             IpAddr::V4(Ipv4Addr::from(first)),
@@ -347,9 +348,9 @@ fn addresses(loaded: &Loaded, id: crate::rules::model::SetId) -> String {
     }
 }
 
-fn range(first: std::net::IpAddr, last: std::net::IpAddr) -> String {
+/// Addresses as people write them: an address, a CIDR, or first and last.
+pub(crate) fn range(first: IpAddr, last: IpAddr) -> String {
     use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
-    use std::net::IpAddr;
     let nets: Vec<IpNet> = match (first, last) {
         (IpAddr::V4(first), IpAddr::V4(last)) => {
             Ipv4Subnets::new(first, last, 0).map(IpNet::V4).collect()

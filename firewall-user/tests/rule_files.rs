@@ -55,6 +55,21 @@ fn several_terms(rules: &[&str]) -> String {
     mistake(&body)
 }
 
+/// Assertions of packets and verdicts, beside a rule for SSH from a group, refused.
+fn several_asserts(asserts: &[(&str, &str)]) -> String {
+    let mut body = "[groups]\noffice = [\"203.0.113.0/24\"]\n\
+         [[rule]]\nname = \"ssh\"\naction = \"accept\"\nprotocol = \"tcp\"\nports = [22]\nfrom = [\"office\"]\n"
+        .to_owned();
+    for (packet, expect) in asserts {
+        write!(
+            body,
+            "[[assert]]\npacket = \"{packet}\"\nexpect = \"{expect}\"\n"
+        )
+        .unwrap();
+    }
+    mistake(&body)
+}
+
 /// Rules with a limit of these keys each, refused.
 fn several_limits(limits: &[&str]) -> String {
     let lines: Vec<String> = limits
@@ -157,6 +172,30 @@ shows! {
     vlans_of_wrong_types: mistake("[vlans]\nuntagged = 1\nids = 10\n");
     vlans_that_cannot_be: mistake("[vlans]\nids = [0, 4095, -1, \"10..20\", \"30-20\", \"office\", \"4000-4095\"]\n");
     no_vlan_at_all: mistake("[vlans]\nuntagged = false\n");
+    unknown_assert_key: mistake("[[assert]]\npackets = \"tcp to :22\"\nexpect = \"drop\"\n");
+    assert_without_packet_and_verdict: mistake("[[assert]]\nmessage = \"x\"\n");
+    assert_in_single_brackets: mistake("[assert]\npacket = \"tcp to :22\"\nexpect = \"drop\"\n");
+    asserts_of_wrong_types: mistake(
+        "[[assert]]\npacket = [\"tcp\"]\nexpect = true\n[[assert]]\npacket = \"udp to :53\"\nexpect = \"allow\"\nmessage = 1\n",
+    );
+    asserts_of_no_packets: several_asserts(&[
+        ("tcp form office to :22", "drop"),
+        ("tcp from ofice to :22", "drop"),
+        ("tcp from office:1024 to :22", "drop"),
+        ("tcp to :22 vlan 10", "drop"),
+        ("tcp from 192.0.2.1 to 2001:db8::1", "drop"),
+        ("icmp to 2001:db8::1", "drop"),
+        ("tcp to :22 syn,fin", "drop"),
+    ]);
+    asserts_that_do_not_hold: several_asserts(&[
+        ("tcp to :22", "drop"),
+        ("tcp to :22", "accept"),
+        ("udp from office to :53 out", "drop"),
+        ("any from 192.0.2.0/24", "drop"),
+    ]);
+    assert_with_a_message: mistake(
+        "[[assert]]\npacket = \"tcp to :3306\"\nexpect = \"accept\"\nmessage = \"the database is for everybody\"\n",
+    );
     flow_table_sizes: mistake("[flows]\nsize = 1000\n");
     timeouts_out_of_bounds: mistake(
         "[flows.timeouts]\nudp = 0\nudp-stream = \"0s\"\nicmp = -30\ntcp-established = \"366d\"\n\
@@ -224,6 +263,23 @@ shows! {
 }
 
 /// Every mistake of a file is told at once, whatever its kind, in the order of the file.
+#[test]
+fn assertions_that_hold_are_counted() {
+    let loaded = good(
+        "version = 1\n[defaults]\ningress = \"accept\"\n[[rule]]\nname = \"x\"\naction = \"drop\"\nprotocol = \"udp\"\n\
+         ports = [53]\n[[assert]]\npacket = \"udp to :53\"\nexpect = \"drop\"\n[[assert]]\npacket = \"udp to :54\"\n\
+         expect = \"accept\"\n",
+    );
+    assert_eq!(loaded.asserts, 2);
+}
+
+#[test]
+fn assertions_say_nothing_of_rules_that_are_wrong() {
+    let wrong = "[[rule]]\nname = \"x\"\naction = \"acept\"\n[[assert]]\npacket = \"tcp to :22\"\nexpect = \"accept\"\n";
+    let said = messages(wrong);
+    assert!(said.len() == 1 && said[0].contains("action"), "{said:?}");
+}
+
 #[test]
 fn several_errors_at_once() {
     let text = r#"version = 1

@@ -60,6 +60,12 @@ pub(crate) fn overlaps(target: &Target, (first, last): &(IpAddr, IpAddr)) -> boo
         && target.0.network() <= *last
 }
 
+impl From<IpAddr> for Target {
+    fn from(address: IpAddr) -> Self {
+        Self(IpNet::from(address.to_canonical()))
+    }
+}
+
 impl From<&Prefix> for Target {
     fn from(prefix: &Prefix) -> Self {
         let [upper, lower] = prefix.address;

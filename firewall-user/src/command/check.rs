@@ -61,10 +61,15 @@ fn check(file: &Path, output: &Output) -> Result<(Option<String>, Value)> {
     }
     let rule_set = &loaded.rule_set;
     let summary = format!(
-        "ok, {} rules, {} groups, {} of tables{}",
+        "ok, {} rules, {} groups, {} of tables{}{}",
         output::count(rule_set.rules.len() as u64),
         rule_set.groups.len(),
         output::bytes(prepared.policy.image_bytes),
+        match loaded.asserts {
+            0 => String::new(),
+            1 => ", 1 assertion holds".to_owned(),
+            n => format!(", {n} assertions hold"),
+        },
         match warnings.len() {
             0 => String::new(),
             1 => ", 1 warning".to_owned(),
@@ -75,6 +80,7 @@ fn check(file: &Path, output: &Output) -> Result<(Option<String>, Value)> {
         "file": file,
         "ok": true,
         "rules": rule_set.rules.len(),
+        "asserts": loaded.asserts,
         "table_bytes": prepared.policy.image_bytes,
         "diagnostics": warnings,
     });

@@ -16,6 +16,7 @@
 //!   same policy and the same flow table.
 
 mod clear;
+mod copied;
 mod growth;
 mod shadow;
 mod switch;

@@ -1,5 +1,9 @@
 //! A policy image on its way into the map of its size class.
 
+use std::ops::Deref;
+
+use super::mapped::{Access, Mapped};
+use anyhow::Result;
 use aya::Pod;
 use aya::maps::{Array, ArrayOfMaps, Map, MapData, MapError};
 use firewall_common::abi::{
@@ -8,6 +12,26 @@ use firewall_common::abi::{
     image::{Line, SIZE_CLASSES},
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes as _, KnownLayout};
+
+/// An image that is in the kernel.
+#[derive(Debug)]
+pub struct Tables(Mapped<Line>);
+
+impl Tables {
+    /// The one in `map`, of this size class.
+    pub(super) fn of(map: &MapData, class: u32) -> Result<Self> {
+        let lines = lines(class as usize) as u32;
+        Mapped::new(map, lines, Access::Read).map(Self)
+    }
+}
+
+impl Deref for Tables {
+    type Target = [Line];
+
+    fn deref(&self) -> &[Line] {
+        &self.0
+    }
+}
 
 /// The smallest size class that holds `image`. The compiler has made sure that there is one.
 pub fn class_of(image: &[Line]) -> u32 {
@@ -34,6 +58,28 @@ pub fn install(images: &mut Map, place: Place, image: Vec<Line>) -> Result<(), M
         3 => set::<{ lines(3) }>(images, place.slot(), image),
         _ => set::<{ lines(4) }>(images, place.slot(), image),
     }
+}
+
+/// Puts an image that is in the map `inner` already into the slot of `place` in `images` too.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub(super) fn share(images: &mut Map, place: Place, inner: MapData) -> Result<(), MapError> {
+    match place.class() {
+        0 => put::<{ lines(0) }>(images, place.slot(), inner),
+        1 => put::<{ lines(1) }>(images, place.slot(), inner),
+        2 => put::<{ lines(2) }>(images, place.slot(), inner),
+        3 => put::<{ lines(3) }>(images, place.slot(), inner),
+        _ => put::<{ lines(4) }>(images, place.slot(), inner),
+    }
+}
+
+fn put<const LINES: usize>(images: &mut Map, slot: u32, inner: MapData) -> Result<(), MapError> {
+    let inner: Array<MapData, Value<LINES>> = Array::try_from(Map::Array(inner))?;
+    let mut images: ArrayOfMaps<&mut MapData, Array<MapData, Value<LINES>>> =
+        ArrayOfMaps::try_from(images)?;
+    images.set(slot, &inner, 0)
 }
 
 const fn lines(class: usize) -> usize {

@@ -1,5 +1,6 @@
 //! The programs and their maps, loaded but attached to nothing.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::thread;
 
@@ -170,6 +171,25 @@ impl Instance {
         Ok(instance)
     }
 
+    /// Like [`Self::load`], but for an interface with this hardware address, and with empty tables of state of its own of these
+    /// sizes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::load`].
+    pub(super) fn load_alone(
+        hardware_address: Option<[u8; 6]>,
+        counters: u32,
+        sizes: Sizes,
+        flow_buckets: u32,
+    ) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries(MAP_FLOWS, flow_buckets);
+        let own = hardware_address.map_or(0, cookie::hardware_address);
+        loader.override_global(HARDWARE_ADDRESS, &own, true);
+        Self::load_from(loader, counters, Some(sizes))
+    }
+
     fn load_from(mut loader: EbpfLoader<'_>, counters: u32, sizes: Option<Sizes>) -> Result<Self> {
         if let Some(sizes) = sizes {
             loader
@@ -296,6 +316,18 @@ impl Instance {
     /// The maps and programs as aya has them.
     pub fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
+    }
+
+    /// The tags of all programs that packets go through: hashes of their instructions.
+    pub(super) fn tags(&self) -> Result<BTreeSet<u64>> {
+        let programs = self.ebpf.programs();
+        programs
+            .filter(|(name, _)| *name != PROGRAM_CLOCK)
+            .map(|(name, program)| {
+                let info = program.info();
+                Ok(info.with_context(|| format!("asking for {name}"))?.tag())
+            })
+            .collect()
     }
 
     /// Every counter by slot, summed over the CPUs.

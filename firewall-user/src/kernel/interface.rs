@@ -1,9 +1,12 @@
 //! Network interfaces as netlink tells of them: do they exist, and what is attached to them.
 
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Context as _, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use rtnetlink::Handle;
+use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkXdp, XdpAttached,
 };
@@ -95,13 +98,37 @@ pub fn all() -> Result<Vec<Interface>> {
     query(|_| true)
 }
 
+/// The addresses of the interface with this index, in the kernel's order.
+///
+/// # Errors
+///
+/// Netlink is out of reach.
+pub fn addresses(index: u32) -> Result<Vec<IpAddr>> {
+    asked(async |handle| {
+        let mut addresses = Vec::new();
+        let request = handle.address().get().set_link_index_filter(index);
+        let mut messages = request.execute();
+        while let Some(message) = messages.try_next().await? {
+            // Of a link between two hosts, `Address` is that of the other.
+            let of = |own: bool| {
+                let mut attributes = message.attributes.iter();
+                attributes.find_map(|attribute| match attribute {
+                    AddressAttribute::Local(address) if own => Some(*address),
+                    AddressAttribute::Address(address) if !own => Some(*address),
+                    _ => None,
+                })
+            };
+            addresses.extend(of(true).or_else(|| of(false)));
+        }
+        Ok(addresses)
+    })
+    .context("asking netlink for addresses")
+}
+
 fn query(keep: impl Fn(&Interface) -> bool) -> Result<Vec<Interface>> {
-    netlink::run(async {
-        let (connection, handle, _) =
-            rtnetlink::new_connection().context("opening a netlink socket")?;
-        let connection = tokio::spawn(connection);
+    asked(async |handle| {
         let links = handle.link().get().execute();
-        let found = links
+        links
             .try_filter_map(|message| async move { Ok(read(message)) })
             .filter(|link| {
                 let kept = link.as_ref().map_or(true, &keep);
@@ -109,9 +136,19 @@ fn query(keep: impl Fn(&Interface) -> bool) -> Result<Vec<Interface>> {
             })
             .try_collect()
             .await
-            .context("asking netlink for interfaces");
+    })
+    .context("asking netlink for interfaces")
+}
+
+/// Asks netlink something.
+fn asked<T>(question: impl AsyncFnOnce(Handle) -> Result<T, rtnetlink::Error>) -> Result<T> {
+    netlink::run(async {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("opening a netlink socket")?;
+        let connection = tokio::spawn(connection);
+        let found = question(handle).await;
         connection.abort();
-        found
+        Ok(found?)
     })
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use toml::de::DeTable;
 
+use super::asserts;
 use super::diagnostic::{Collector, Diagnostic, Report, Source};
 use super::lists::{self, Lists};
 use super::model::RuleSet;
@@ -43,6 +44,8 @@ pub struct Loaded {
     pub rule_places: Vec<RulePlace>,
     /// The address lists that it names.
     pub lists: Lists,
+    /// How many assertions it has, which all hold.
+    pub asserts: usize,
 }
 
 impl Loaded {
@@ -127,7 +130,8 @@ pub fn parse_with(source_name: &str, text: &str, lists: lists::From<'_>) -> Resu
         source: &source,
         collector: &mut collector,
     };
-    let typed = reader.rule_file(root.get_ref());
+    let mut typed = reader.rule_file(root.get_ref());
+    let asserts = std::mem::take(&mut typed.asserts);
     let mut lists = lists::Reader::new(lists);
     let (rule_set, rule_places) = validate::validate(typed, &source, &mut lists, &mut collector);
     if let Some(damage) = &damage {
@@ -136,6 +140,7 @@ pub fn parse_with(source_name: &str, text: &str, lists: lists::From<'_>) -> Resu
             collector.error(|| syntax_error(&source, error, list.as_ref()));
         }
     }
+    asserts::check(&asserts, &rule_set, &rule_places, &source, &mut collector);
     let failed = collector.has_errors();
     let report = collector.finish(source_name);
     if failed {
@@ -147,6 +152,7 @@ pub fn parse_with(source_name: &str, text: &str, lists: lists::From<'_>) -> Resu
         source,
         rule_places,
         lists: lists.read,
+        asserts: asserts.len(),
     })
 }
 

@@ -12,9 +12,11 @@ pub mod model;
 pub mod names;
 pub mod notation;
 pub mod oracle;
+pub mod packet;
 pub mod region;
 pub mod validate;
 
+mod asserts;
 mod groups;
 mod shown;
 mod syntax;

@@ -6,6 +6,7 @@
 mod terms;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use firewall_common::abi::flow::{MAX_BUCKETS, MAX_TIMEOUT_TICKS, MIN_BUCKETS, Timeouts, WAYS};
 
@@ -40,6 +41,22 @@ pub struct AddressSet {
     pub v4: Vec<(u32, u32)>,
     /// IPv6 ranges in host byte order, first and last address of each.
     pub v6: Vec<(u128, u128)>,
+}
+
+impl AddressSet {
+    /// Whether `address` is in the set.
+    pub fn holds(&self, address: IpAddr) -> bool {
+        fn is_in<A: Ord + Copy>(ranges: &[(A, A)], address: A) -> bool {
+            let after = ranges.partition_point(|&(first, _)| first <= address);
+            after
+                .checked_sub(1)
+                .is_some_and(|before| address <= ranges[before].1)
+        }
+        match address {
+            IpAddr::V4(address) => is_in(&self.v4, address.to_bits()),
+            IpAddr::V6(address) => is_in(&self.v6, address.to_bits()),
+        }
+    }
 }
 
 /// Which protocols a rule covers.
@@ -225,6 +242,18 @@ pub struct RuleSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_set_holds_its_ranges_with_both_ends() {
+        let set = AddressSet {
+            v4: vec![(5, 7), (9, 9)],
+            v6: vec![],
+        };
+        let holds = |address: u32| set.holds(std::net::Ipv4Addr::from_bits(address).into());
+        let held: Vec<u32> = (0..12).filter(|&address| holds(address)).collect();
+        assert_eq!(held, [5, 6, 7, 9]);
+        assert!(!set.holds(std::net::Ipv6Addr::from_bits(5).into()));
+    }
 
     #[test]
     fn a_flow_table_has_room_for_twice_as_many_flows() {

@@ -1,6 +1,7 @@
 //! What was typed in a rule file ([`RuleFile`]), each value with its place: keys and types are checked here, meanings in
 //! [`super::validate`].
 
+mod asserts;
 mod groups;
 mod read;
 mod tables;
@@ -15,6 +16,7 @@ use super::diagnostic::{Collector, Source};
 use super::model::{Action, Defaults, Direction, Essentials};
 use read::integer;
 
+pub(super) use asserts::RawAssert;
 pub(super) use groups::{Members, RawGroup};
 pub(super) use tables::{RawBans, RawFlows, RawLimits, RawVlans};
 pub(super) use terms::{RawBan, RawLimit, RawTerms, Term};
@@ -32,6 +34,7 @@ pub(super) struct RuleFile {
     pub(super) vlans: Option<RawVlans>,
     pub(super) groups: Vec<RawGroup>,
     pub(super) rules: Vec<RawRule>,
+    pub(super) asserts: Vec<RawAssert>,
 }
 
 /// A number or a name of one.
@@ -103,6 +106,7 @@ impl Reader<'_> {
             "vlans",
             "groups",
             "rule",
+            "assert",
         ];
         let mut file = RuleFile {
             defaults: Defaults::default(),
@@ -113,6 +117,7 @@ impl Reader<'_> {
             vlans: None,
             groups: Vec::new(),
             rules: Vec::new(),
+            asserts: Vec::new(),
         };
         for (key, value) in root {
             match key.get_ref().as_ref() {
@@ -157,6 +162,7 @@ impl Reader<'_> {
                     }
                 }
                 "rule" => self.rules(key, value, &mut file.rules),
+                "assert" => self.asserts(key, value, &mut file.asserts),
                 _ => self.unknown_key(key, "at the top level", KEYS),
             }
         }

@@ -41,7 +41,7 @@ pub struct RulePlace {
     pub name: Range<usize>,
 }
 
-/// Gives meaning to a rule file. What it returns is only to be used if the collector has no errors.
+/// Gives meaning to a rule file, but for its assertions ([`super::asserts`]). What it returns is only to be used if the collector has no errors.
 pub(super) fn validate(
     file: RuleFile,
     source: &Source,

@@ -2,6 +2,7 @@
 //! ([`rates`]).
 
 mod amounts;
+mod protocols;
 pub(super) mod rates;
 pub(super) mod times;
 
@@ -9,6 +10,8 @@ use super::model::{BanAfter, Bans, Flows, Limits, Vlans};
 use super::names::{self, IcmpFamily, closest};
 use super::shown::quoted;
 use super::typed::Scalar;
+
+pub(super) use protocols::{protocol, tcp_flag};
 
 /// What is wrong with a value, and what to write instead.
 pub(super) type Complaint = (String, String);

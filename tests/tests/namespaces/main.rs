@@ -6,6 +6,7 @@ mod control;
 mod cookies;
 mod doctor;
 mod egress;
+mod explain;
 mod faults;
 mod flows;
 mod forwarding;

@@ -1,7 +1,7 @@
 //! Room for the counters of a policy that names more than the one before: the programs are replaced in their links by instances
 //! of themselves that share every map with them but that of the counters.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::MapData;
@@ -45,22 +45,37 @@ impl Guard {
     /// once: a packet may be on its way through them.
     pub(super) fn drop_idle_nexts(&self) -> Result<()> {
         for hook in Hook::ALL {
-            let program = program_at(&self.pins.program(hook))?;
-            let used = program
-                .map_ids()
-                .context("asking for a program's maps")?
-                .unwrap_or_default();
-            for path in self.pins.nexts(hook)? {
-                let map = MapData::from_pin(&path).and_then(|map| map.info());
-                let id = map
-                    .with_context(|| format!("opening {}", path.display()))?
-                    .id();
-                if !used.contains(&id) {
+            for (path, _, is_at_work) in self.nexts(hook)? {
+                if !is_at_work {
                     pins::remove_file(&path)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// The program array that the program at work goes on from.
+    pub(super) fn next_at_work(&self, hook: Hook) -> Result<MapData> {
+        let mut nexts = self.nexts(hook)?.into_iter();
+        let next = nexts.find(|&(_, _, is_at_work)| is_at_work);
+        let (_, map, _) = next.context("what the program goes on from is not pinned")?;
+        Ok(map)
+    }
+
+    /// The program arrays that are pinned, and whether the program at work goes on from them.
+    fn nexts(&self, hook: Hook) -> Result<Vec<(PathBuf, MapData, bool)>> {
+        let program = program_at(&self.pins.program(hook))?;
+        let used = program.map_ids().context("asking for a program's maps")?;
+        let used = used.unwrap_or_default();
+        let paths = self.pins.nexts(hook)?.into_iter();
+        paths
+            .map(|path| {
+                let opening = || format!("opening {}", path.display());
+                let map = MapData::from_pin(&path).with_context(opening)?;
+                let id = map.info().with_context(opening)?.id();
+                Ok((path, map, used.contains(&id)))
+            })
+            .collect()
     }
 
     /// Ends what a killed [`Self::renew`] has begun, or clears it away if none of its programs is at work. Returns the XDP

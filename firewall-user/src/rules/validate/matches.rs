@@ -3,44 +3,15 @@
 use toml::Spanned;
 
 use super::super::model::{Protocol, TcpFlags};
-use super::super::names::{self, IcmpFamily, closest};
+use super::super::names::IcmpFamily;
 use super::super::shown::quoted;
 use super::super::typed::{RawFlags, Scalar, Scalars};
-use super::super::values::{digits, icmp_type, port_range, protocol_text};
+use super::super::values::{icmp_type, port_range, protocol, protocol_text, tcp_flag};
 use super::{ICMP, ICMPV6, SCTP, TCP, UDP, Validator, join};
 
 impl Validator<'_> {
     pub(super) fn protocol(&mut self, scalar: &Spanned<Scalar>) -> Option<Protocol> {
-        let name = match scalar.get_ref() {
-            Scalar::Text(name) if name == "any" => return Some(Protocol::Any),
-            Scalar::Text(name) => name,
-            Scalar::Number(number) => {
-                let number = number.and_then(|n| u8::try_from(n).ok());
-                if number.is_none() {
-                    let help = "protocol numbers go from 0 to 255";
-                    self.error(scalar.span(), "this is not a protocol number", help);
-                }
-                return number.map(Protocol::Number);
-            }
-        };
-        let number = names::protocol_number(name)
-            .or_else(|| digits(name).and_then(|n| u8::try_from(n).ok()));
-        if number.is_none() {
-            let near = closest(name, names::protocol_names().chain(["any"]));
-            let help = near.map_or_else(
-                || {
-                    "write a name such as tcp, udp, icmp or esp, a number from 0 to 255, or any"
-                        .to_owned()
-                },
-                |near| format!("did you mean \"{near}\"?"),
-            );
-            self.error(
-                scalar.span(),
-                format!("there is no protocol called {}", quoted(name)),
-                help,
-            );
-        }
-        number.map(Protocol::Number)
+        self.known(scalar, protocol(scalar.get_ref()))
     }
 
     /// Ports as sorted, disjoint, not adjacent ranges. `protocol` is `None` if it was wrong, which has been said.
@@ -142,31 +113,16 @@ impl Validator<'_> {
         let mut bits = 0;
         for flag in list.iter().flatten() {
             let name = flag.get_ref();
-            match names::tcp_flag_bit(name) {
-                Some(bit) if taken & bit != 0 => {
+            match tcp_flag(name) {
+                Ok(bit) if taken & bit != 0 => {
                     let message = format!(
                         "{} cannot be both set and clear, so the rule could never match",
                         quoted(name)
                     );
                     self.error(flag.span(), message, "take it out of one of the two lists");
                 }
-                Some(bit) => bits |= bit,
-                None => {
-                    let help = closest(name, names::tcp_flag_names()).map_or_else(
-                        || {
-                            format!(
-                                "the flags are {}",
-                                names::tcp_flag_names().collect::<Vec<_>>().join(", ")
-                            )
-                        },
-                        |near| format!("did you mean \"{near}\"?"),
-                    );
-                    self.error(
-                        flag.span(),
-                        format!("there is no TCP flag called {}", quoted(name)),
-                        help,
-                    );
-                }
+                Ok(bit) => bits |= bit,
+                Err((message, help)) => self.error(flag.span(), message, help),
             }
         }
         bits
