@@ -15,6 +15,7 @@ use crate::command::ports::Ports;
 use crate::command::rollback::Rollback;
 use crate::command::rule::RuleVerb;
 use crate::command::unban::Unban;
+use crate::command::upgrade::Upgrade;
 use crate::output::{Format, Output, Refused, Unwell};
 
 /// A packet filter at XDP: what no rule lets in is dropped before the kernel allocates a buffer for it.
@@ -102,6 +103,8 @@ enum Verb {
         #[arg(short, long = "interface", value_name = "IFACE")]
         interface: Vec<String>,
     },
+    /// Take over what an older version guards: no packet is lost, and flows, bans and counts go on.
+    Upgrade(Upgrade),
     /// Take the firewall off: everything is let in again.
     Detach {
         #[command(flatten)]
@@ -140,6 +143,7 @@ pub fn run() -> ExitCode {
         Verb::Unban(unban) => command::unban::run(&unban, &output),
         Verb::Bans { interface } => command::bans::run(&interface, &output),
         Verb::Doctor { interface } => command::doctor::run(&interface, &output),
+        Verb::Upgrade(upgrade) => command::upgrade::run(&upgrade, &output),
         Verb::Detach { interfaces } => command::detach::run(&interfaces.interface, &output),
     };
     let Err(error) = done else {

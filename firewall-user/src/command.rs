@@ -18,6 +18,7 @@ pub(crate) mod rules;
 pub(crate) mod stats;
 pub(crate) mod status;
 pub(crate) mod unban;
+pub(crate) mod upgrade;
 mod watch;
 
 use anyhow::{Context as _, Result, bail};

@@ -25,3 +25,4 @@ pub mod programs;
 mod record;
 pub mod standing;
 pub mod state;
+pub mod upgrade;
