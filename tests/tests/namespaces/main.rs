@@ -21,5 +21,6 @@ mod shapes;
 mod switching;
 mod traffic;
 mod trials;
+mod upgrade;
 
 use firewall_tests::net::{MODES, rules};
