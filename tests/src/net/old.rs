@@ -224,7 +224,7 @@ fn install(ebpf: &mut Ebpf) -> Result<()> {
         .ok()
         .context("image.zst has another size")?;
     let mut inner: Array<MapData, [u8; IMAGE_BYTES]> = Array::create(1, IMAGE_FLAGS)?;
-    inner.set(0, &*image, 0)?;
+    inner.set(0, image, 0)?;
     let images = ebpf.map_mut("IMAGE_0").context("IMAGE_0")?;
     let mut images: ArrayOfMaps<&mut MapData, Array<MapData, [u8; IMAGE_BYTES]>> =
         ArrayOfMaps::try_from(images)?;
