@@ -9,9 +9,11 @@ use std::time::Duration;
 use std::{fs, thread};
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::MapInfo;
+use aya::maps::{MapData, MapInfo, PerCpuArray};
+use aya::util::nr_cpus;
+use firewall_common::abi::counter::FLOWS_CREATED;
 use firewall_tests::net::old::{self, Old};
-use firewall_tests::net::traffic::{mapped, reaches, udp, udp_from};
+use firewall_tests::net::traffic::{mapped, reaches, udp, udp_from, wait_until};
 use firewall_tests::net::{Lab, Outcome};
 use serde_json::Value;
 
@@ -301,6 +303,40 @@ fn interfaces_of_a_namespace_go_on_sharing_their_flows() -> Result<()> {
         ensure!(table(&pins)? == shared, "{interface}");
         ensure!(!old::state(interface).exists(), "{interface}");
     }
+    Ok(())
+}
+
+#[test]
+fn counts_of_several_maps_and_a_program_that_was_taken_off_are_found() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let interface = lab.inside.interface();
+    let mut old = Old::load(None)?;
+    old.guard(&lab.inside, interface, "native", &Old::rules())?;
+    let state = old::state(interface);
+    // As after an apply that had to make room for more counters: those before are in a map of their own.
+    for name in ["COUNTERS", "INGRESS_NEXT", "EGRESS_NEXT"] {
+        fs::rename(
+            state.join(format!("{name}_0")),
+            state.join(format!("{name}_1")),
+        )?;
+    }
+    let mut before: PerCpuArray<MapData, [u64; 3]> = PerCpuArray::create(4096, 0)?;
+    let cpus = nr_cpus().map_err(|(file, error)| anyhow::anyhow!("{file}: {error}"))?;
+    before.set(FLOWS_CREATED, vec![[5, 0, 0]; cpus].try_into()?, 0)?;
+    before.pin(state.join("COUNTERS_0"))?;
+    // As `tc` or another program can do it.
+    fs::remove_file(state.join("link-egress"))?;
+    wait_until("off", || Ok(lab.inside.egress()?.is_empty()))?;
+
+    upgrade(&lab, &[])?.success()?;
+    ensure!(lab.inside.egress()?.len() == 1, "what leaves is seen again");
+    let outside = udp(&lab.outside, RESOLVER)?;
+    let target = SocketAddr::new(lab.outside.v4.into(), RESOLVER);
+    ensure!(reaches(&udp(&lab.inside, 0)?, target, &outside)?);
+    let created = lab.stats()?.flows.created;
+    ensure!(created == 5 * cpus as u64 + 1, "{created} flows");
     Ok(())
 }
 
