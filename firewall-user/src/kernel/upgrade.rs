@@ -6,7 +6,7 @@
 //! moves over. Last goes the old folder.
 //!
 //! Whoever is killed leaves old or new programs in each link, all of them at work. While there are two folders every command of
-//! either version refuses to touch the interface, but another upgrade, which ends this one ([`Reached`]).
+//! either version refuses to touch the interface, but another upgrade, which ends this one (`Reached`).
 
 mod v3;
 
