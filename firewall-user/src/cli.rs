@@ -18,6 +18,7 @@ use crate::command::rollback::Rollback;
 use crate::command::rule::RuleVerb;
 use crate::command::shadow::Shadow;
 use crate::command::unban::Unban;
+use crate::command::upgrade::Upgrade;
 use crate::output::{Differs, Format, Output, Refused, Unwell};
 
 /// A packet filter at XDP: what no rule lets in is dropped before the kernel allocates a buffer for it.
@@ -111,6 +112,8 @@ enum Verb {
     },
     /// What becomes of a packet, and why: on a guarded interface, of which nothing changes, or under a rule file.
     Explain(Explain),
+    /// Take over what an older version guards: no packet is lost, and flows, bans and counts go on.
+    Upgrade(Upgrade),
     /// Take the firewall off: everything is let in again.
     Detach {
         #[command(flatten)]
@@ -155,6 +158,7 @@ pub fn run() -> ExitCode {
         Verb::Bans { interface } => command::bans::run(&interface, &output),
         Verb::Doctor { interface } => command::doctor::run(&interface, &output),
         Verb::Explain(explain) => command::explain::run(&explain, &output),
+        Verb::Upgrade(upgrade) => command::upgrade::run(&upgrade, &output),
         Verb::Detach { interfaces } => command::detach::run(&interfaces.interface, &output),
     };
     let Err(error) = done else {

@@ -21,6 +21,7 @@ pub(crate) mod shadow;
 pub(crate) mod stats;
 pub(crate) mod status;
 pub(crate) mod unban;
+pub(crate) mod upgrade;
 mod watch;
 
 use anyhow::{Context as _, Result, bail};

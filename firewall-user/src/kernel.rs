@@ -27,3 +27,4 @@ pub mod replica;
 pub mod shadow;
 pub mod standing;
 pub mod state;
+pub mod upgrade;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::kernel::description::Description;
 use crate::kernel::guard::{Guard, Next};
-use crate::kernel::kept::{Kept, KeptList};
+use crate::kernel::kept::{self, Kept, KeptList};
 use crate::policy::{Prepared, sha256};
 use crate::rules::{self, Loaded, Source, lists};
 
@@ -205,6 +205,19 @@ pub(crate) fn next<'a>(
     description: Description,
     change: String,
 ) -> Next<'a> {
+    Next {
+        image: prepared.image,
+        source: source(loaded, &description, change),
+        description,
+    }
+}
+
+/// What a generation came from: the file that was `loaded`, by the command `change`.
+pub(crate) fn source<'a>(
+    loaded: &'a Loaded,
+    description: &Description,
+    change: String,
+) -> kept::Source<'a> {
     let mut texts = BTreeMap::new();
     let lists = kept_lists(loaded, |hash, text| {
         texts.insert(hash, text);
@@ -219,9 +232,7 @@ pub(crate) fn next<'a>(
         text_bytes: loaded.source.bytes().len(),
         lists,
     };
-    Next {
-        image: prepared.image,
-        description,
+    kept::Source {
         kept,
         text: Cow::Borrowed(loaded.source.bytes()),
         lists: texts,
@@ -254,12 +265,15 @@ pub(crate) fn next_kept<'a>(live: Live, prepared: Prepared, description: Descrip
         text_bytes: live.text.len(),
         ..live.kept
     };
-    Next {
-        image: prepared.image,
-        description,
+    let source = kept::Source {
         kept,
         text: Cow::Owned(live.text.into_bytes()),
         lists: BTreeMap::new(),
+    };
+    Next {
+        image: prepared.image,
+        description,
+        source,
     }
 }
 

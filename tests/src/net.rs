@@ -10,6 +10,7 @@ mod daemon;
 mod frames;
 mod host;
 mod lab;
+pub mod old;
 mod stats;
 mod sweep;
 pub mod traffic;

@@ -21,7 +21,7 @@ use super::pins::Pins;
 /// The maps that make up a table, by the names that the object has for them.
 pub(super) const MAPS: [&str; 3] = [MAP_BANS, MAP_BAN_SETTINGS, MAP_BAN_FILTERS];
 /// Name of the map from prefix to reason.
-const MAP_REASONS: &str = "BAN_REASONS";
+pub(super) const MAP_REASONS: &str = "BAN_REASONS";
 /// `BPF_F_NO_PREALLOC` (linux/bpf.h): most bans have no reason, and most tables few bans.
 const REASON_MAP_FLAGS: u32 = 1;
 

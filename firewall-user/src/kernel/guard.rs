@@ -56,6 +56,7 @@ use super::programs;
 use super::state::Sizes;
 use clear::{clear, wait_until_gone};
 pub use clear::{remove_stale, stale_bans};
+pub(super) use growth::run_in;
 pub use switch::{Next, Trial};
 
 /// Counters for which there is room from the start, whatever the first policy names: 256 KiB a CPU.
@@ -63,7 +64,7 @@ const INITIAL_COUNTERS: u32 = 1 << 14;
 
 /// Maps that every instance of the programs on an interface has in common. Those of the flow table, and what is remembered of
 /// fragments, are the network namespace's; the others are the interface's own.
-const SHARED: [&str; MAP_IMAGES.len() + flows::MAPS.len() + 8] = {
+pub(super) const SHARED: [&str; MAP_IMAGES.len() + flows::MAPS.len() + 8] = {
     let [a, b, c, d, e] = MAP_IMAGES;
     let [f, g, h] = flows::MAPS;
     [
@@ -232,9 +233,7 @@ impl Guard {
         let Next {
             image,
             description,
-            kept,
-            text,
-            lists,
+            source,
         } = next;
         let place = Place::new(image::class_of(&image), 0);
         let table = match FlowTable::of_namespace(interface)? {
@@ -268,7 +267,7 @@ impl Guard {
         give(bans, description.policy.bans_by_rule, pins)?;
         pin_map(&mut instance, MAP_COUNTERS, &pins.counters(0))?;
         description.pin(&pins.policy(place))?;
-        Archive::of(pins).keep(&kept, &text, &lists)?;
+        Archive::of(pins).keep(&source)?;
         for hook in Hook::ALL {
             pin_map(&mut instance, hook.next_map(), &pins.next(hook, 0))?;
             pin_program(&mut instance, hook, &pins.program(hook))?;
@@ -443,11 +442,15 @@ fn give(bans: &[LiveBan], by_rule: Option<u8>, pins: &Pins) -> Result<()> {
 
 /// Whether the program that is pinned for `interface` is on it.
 pub(super) fn is_guarded(interface: &Interface) -> Result<bool> {
-    let pins = Pins::of(&interface.name);
+    is_guarded_by(&Pins::of(&interface.name), interface)
+}
+
+/// Whether the program with these pins, of any ABI version, is on `interface`.
+pub(super) fn is_guarded_by(pins: &Pins, interface: &Interface) -> Result<bool> {
     if !pins::exists(&pins.link(Hook::Ingress))? {
         return Ok(false);
     }
-    let program = program_in(&pins, Hook::Ingress)?;
+    let program = program_in(pins, Hook::Ingress)?;
     Ok(interface.xdp.iter().any(|&(_, id)| id == program))
 }
 
@@ -460,7 +463,7 @@ pub(super) fn in_force(pins: &Pins) -> Result<(Control, Trial, Description)> {
 }
 
 /// The tcx program whose link is pinned, if it is on the interface.
-fn egress_at_work(pins: &Pins, interface: &Interface) -> Result<Option<u32>> {
+pub(super) fn egress_at_work(pins: &Pins, interface: &Interface) -> Result<Option<u32>> {
     if !pins::exists(&pins.link(Hook::Egress))? {
         return Ok(None);
     }
@@ -471,7 +474,7 @@ fn egress_at_work(pins: &Pins, interface: &Interface) -> Result<Option<u32>> {
     Ok(at_work.then_some(pinned))
 }
 
-fn link(pins: &Pins, hook: Hook) -> Result<FdLink> {
+pub(super) fn link(pins: &Pins, hook: Hook) -> Result<FdLink> {
     let path = pins.link(hook);
     let link =
         PinnedLink::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
@@ -485,11 +488,11 @@ pub(super) fn program_in(pins: &Pins, hook: Hook) -> Result<u32> {
 }
 
 /// The program that is pinned at `path`.
-fn program_at(path: &Path) -> Result<ProgramInfo> {
+pub(super) fn program_at(path: &Path) -> Result<ProgramInfo> {
     ProgramInfo::from_pin(path).with_context(|| format!("opening {}", path.display()))
 }
 
-fn pin_program(instance: &mut Instance, hook: Hook, path: &Path) -> Result<()> {
+pub(super) fn pin_program(instance: &mut Instance, hook: Hook, path: &Path) -> Result<()> {
     let pinned = match hook {
         Hook::Ingress => instance.program().pin(path),
         Hook::Egress => instance.egress().pin(path),
@@ -497,7 +500,7 @@ fn pin_program(instance: &mut Instance, hook: Hook, path: &Path) -> Result<()> {
     pinned.with_context(|| format!("pinning {}", path.display()))
 }
 
-fn pin_map(instance: &mut Instance, name: &str, path: &Path) -> Result<()> {
+pub(super) fn pin_map(instance: &mut Instance, name: &str, path: &Path) -> Result<()> {
     let map = instance.ebpf().map(name);
     map.with_context(|| format!("no map {name}"))?
         .pin(path)

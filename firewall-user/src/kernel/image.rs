@@ -82,6 +82,22 @@ fn put<const LINES: usize>(images: &mut Map, slot: u32, inner: MapData) -> Resul
     images.set(slot, &inner, 0)
 }
 
+/// Waits until every program that is running has ended, by putting the image in `place` there once more: whenever an array of maps
+/// is changed the kernel waits for that (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c). To the programs it is the same image.
+///
+/// # Errors
+///
+/// What the kernel says, or that there is no image.
+pub(super) fn wait_for_programs(images: &mut Map, place: Place) -> Result<(), MapError> {
+    match place.class() {
+        0 => set_again::<{ lines(0) }>(images, place.slot()),
+        1 => set_again::<{ lines(1) }>(images, place.slot()),
+        2 => set_again::<{ lines(2) }>(images, place.slot()),
+        3 => set_again::<{ lines(3) }>(images, place.slot()),
+        _ => set_again::<{ lines(4) }>(images, place.slot()),
+    }
+}
+
 const fn lines(class: usize) -> usize {
     SIZE_CLASSES[class] / size_of::<Line>()
 }
@@ -99,6 +115,13 @@ fn set<const LINES: usize>(
     let mut images: ArrayOfMaps<&mut MapData, Array<MapData, Value<LINES>>> =
         ArrayOfMaps::try_from(images)?;
     images.set(slot, &inner, 0)
+}
+
+fn set_again<const LINES: usize>(images: &mut Map, slot: u32) -> Result<(), MapError> {
+    let mut images: ArrayOfMaps<&mut MapData, Array<MapData, Value<LINES>>> =
+        ArrayOfMaps::try_from(images)?;
+    let image = images.get(&slot, 0)?;
+    images.set(slot, &image, 0)
 }
 
 /// A whole image, as the kernel knows the value.

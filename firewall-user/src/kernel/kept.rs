@@ -3,6 +3,7 @@
 //!
 //! `source-N` and its `text-N` are pinned for generation N, and `list-HASH` for each address list that one of them names.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -61,6 +62,17 @@ pub struct KeptList {
     pub removed: BTreeSet<String>,
 }
 
+/// All that a generation came from.
+#[derive(Debug)]
+pub struct Source<'a> {
+    /// What it was.
+    pub kept: Kept,
+    /// The rule file's text.
+    pub text: Cow<'a, [u8]>,
+    /// The texts of its address lists, by hash.
+    pub lists: BTreeMap<String, &'a [u8]>,
+}
+
 /// What is kept for an interface.
 #[derive(Clone, Debug)]
 pub struct Archive {
@@ -72,13 +84,8 @@ impl Archive {
         Self { pins: pins.clone() }
     }
 
-    /// Keeps `kept` with its rule file's `text`, and of the texts in `lists`, by hash, those that are not there yet.
-    pub(super) fn keep(
-        &self,
-        kept: &Kept,
-        text: &[u8],
-        lists: &BTreeMap<String, &[u8]>,
-    ) -> Result<()> {
+    /// Keeps all that a generation came from; of the address lists, those that are not there yet.
+    pub(super) fn keep(&self, Source { kept, text, lists }: &Source<'_>) -> Result<()> {
         for (hash, text) in lists {
             let path = self.pins.map(&list(hash));
             if !pins::exists(&path)? {

@@ -1,7 +1,7 @@
 //! Where the state of a guarded interface is pinned, so that it outlives every process.
 //!
 //! ```text
-//! /sys/fs/bpf/firewall/IFACE/v3/     v3: ABI version
+//! /sys/fs/bpf/firewall/IFACE/v4/     v4: ABI version
 //!     link  link-egress              hold the programs on the interface: XDP and tcx; `link` is pinned last, removed first
 //!     program  program-egress
 //!     clock                          the program that tells the flow table's time
@@ -19,10 +19,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, anyhow, bail};
 use firewall_common::abi::control::Place;
 use firewall_common::abi::{ABI_VERSION, MAP_COUNTERS, MAP_EGRESS_NEXT, MAP_INGRESS_NEXT};
 use rustix::mount::{MountFlags, mount};
+
+use super::upgrade;
 
 /// The BPF file system.
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -62,19 +64,26 @@ impl Hook {
 #[derive(Clone, Debug)]
 pub struct Pins {
     interface: PathBuf,
+    version: u32,
 }
 
 impl Pins {
     /// The pins of interface `name`, whether or not there are any.
     pub fn of(name: &str) -> Self {
+        Self::of_version(name, ABI_VERSION)
+    }
+
+    /// Those that another ABI version has made, or would.
+    pub(super) fn of_version(name: &str, version: u32) -> Self {
         Self {
             interface: root().join(escape(name)),
+            version,
         }
     }
 
-    /// The folder of this ABI version.
+    /// The folder of the ABI version.
     pub fn folder(&self) -> PathBuf {
-        self.interface.join(version_name())
+        self.interface.join(version_name(self.version))
     }
 
     /// The pinned link.
@@ -172,15 +181,24 @@ impl Pins {
     ///
     /// A sentence that says what to do, where there are such pins.
     pub fn refuse_other_abi(&self) -> Result<()> {
-        if let Some(other) = self.other_abi()? {
-            bail!(
-                "{} holds the state of another version of this firewall ({other}; this one has {}): detach with that \
-                 version's `firewall detach`, or remove the folder, which opens the interface; then apply again",
-                self.interface.display(),
-                version_name(),
-            );
+        match self.other_abi()? {
+            Some(other) => Err(self.other_abi_error(&other)),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// What to tell of pins of the ABI version with this name.
+    pub(super) fn other_abi_error(&self, other: &str) -> Error {
+        let mend = if upgrade::reads(other) {
+            "`firewall upgrade` takes it over, and no packet notices"
+        } else {
+            "detach with that version's `firewall detach`, or remove the folder, which opens the interface; then apply again"
+        };
+        anyhow!(
+            "{} holds the state of another version of this firewall ({other}; this one has {}): {mend}",
+            self.interface.display(),
+            version_name(self.version),
+        )
     }
 
     /// Another ABI version of which there are pins.
@@ -195,7 +213,7 @@ impl Pins {
         };
         for entry in entries {
             let name = entry?.file_name();
-            if name != version_name().as_str() {
+            if name != version_name(self.version).as_str() {
                 return Ok(Some(name.to_string_lossy().into_owned()));
             }
         }
@@ -208,9 +226,18 @@ impl Pins {
     ///
     /// What cannot be removed.
     pub fn remove(&self) -> Result<()> {
-        remove_file(&self.link(Hook::Ingress))?;
-        remove_if_there(&self.folder(), |path| fs::remove_dir_all(path))?;
+        self.remove_version()?;
         remove_if_there(&self.interface, |path| fs::remove_dir(path))
+    }
+
+    /// Removes everything of this ABI version, in the same order; what is of another one stays.
+    ///
+    /// # Errors
+    ///
+    /// What cannot be removed.
+    pub(super) fn remove_version(&self) -> Result<()> {
+        remove_file(&self.link(Hook::Ingress))?;
+        remove_if_there(&self.folder(), |path| fs::remove_dir_all(path))
     }
 }
 
@@ -320,8 +347,9 @@ fn root() -> PathBuf {
     Path::new(BPFFS).join("firewall")
 }
 
-fn version_name() -> String {
-    format!("v{ABI_VERSION}")
+/// The name of an ABI version's folder.
+pub(super) fn version_name(version: u32) -> String {
+    format!("v{version}")
 }
 
 /// The kernel allows no dots in names there; interfaces such as `eth0.10` have them.

@@ -288,6 +288,7 @@ fn every_command_speaks_json() -> Result<()> {
         &["stats", "-i", interface],
         &["flows", "-i", interface],
         &["doctor"],
+        &["upgrade", "--dry-run"],
         &["detach", "-i", interface],
     ] {
         let text = lab

@@ -23,5 +23,6 @@ mod shapes;
 mod switching;
 mod traffic;
 mod trials;
+mod upgrade;
 
 use firewall_tests::net::{MODES, rules};

@@ -133,7 +133,7 @@ fn accepted_by_neither(lab: &Lab, done: &AtomicBool) -> Result<Flow> {
 }
 
 /// Uses one connection all the time; how often.
-fn one_connection(lab: &Lab, done: &AtomicBool) -> Result<usize> {
+pub(crate) fn one_connection(lab: &Lab, done: &AtomicBool) -> Result<usize> {
     let _echo = Echo::start(&lab.inside, TCP)?;
     let address = SocketAddr::new(lab.inside.v6.into(), TCP);
     let mut stream = lab.outside.enter(|| Ok(TcpStream::connect(address)?))?;

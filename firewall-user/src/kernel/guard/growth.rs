@@ -177,7 +177,7 @@ impl Guard {
 }
 
 /// Replaces what `link` runs by the program that is pinned at `path`, from one packet to the next.
-fn run_in(link: FdLink, hook: Hook, path: &Path) -> Result<()> {
+pub(in crate::kernel) fn run_in(link: FdLink, hook: Hook, path: &Path) -> Result<()> {
     match hook {
         Hook::Ingress => {
             let mut program = Xdp::from_pin(path, XdpAttachType::Interface)?;

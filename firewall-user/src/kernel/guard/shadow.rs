@@ -26,17 +26,15 @@ impl Guard {
         let Next {
             image,
             description,
-            mut kept,
-            text,
-            lists,
+            mut source,
         } = next;
         let place = self.free_place(image::class_of(&image))?;
         let mut images = Map::ArrayOfMaps(self.open(image::map_name(place))?);
         image::install(&mut images, place, image)
             .context("the kernel did not take the candidate's tables")?;
         description.pin(&self.pins.policy(place))?;
-        kept.generation = CANDIDATE;
-        self.archive().keep(&kept, &text, &lists)?;
+        source.kept.generation = CANDIDATE;
+        self.archive().keep(&source)?;
         let names = |is_egress| {
             let rules = description.policy.rules.iter();
             let rules = rules.filter(|rule| rule.is_egress() == is_egress);

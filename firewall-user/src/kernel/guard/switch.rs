@@ -4,8 +4,7 @@
 //! that whoever is killed leaves the old generation or the new one. Images lie in the places that the word names, those of the generation that
 //! decides and of the one before; any other place is free.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use crate::kernel::clock;
 use crate::kernel::control::ControlWord;
 use crate::kernel::description::Description;
 use crate::kernel::image;
-use crate::kernel::kept::{Archive, Kept};
+use crate::kernel::kept::{Archive, Source};
 use crate::kernel::pins::{self, Pins};
 
 /// A generation to be put in force.
@@ -31,11 +30,7 @@ pub struct Next<'a> {
     /// What they are.
     pub description: Description,
     /// What they came from.
-    pub kept: Kept,
-    /// The rule file's text.
-    pub text: Cow<'a, [u8]>,
-    /// The texts of its address lists, by hash.
-    pub lists: BTreeMap<String, &'a [u8]>,
+    pub source: Source<'a>,
 }
 
 /// Whether what was put in force last has to be confirmed.
@@ -63,7 +58,7 @@ impl Trial {
     }
 
     /// What decides.
-    pub(super) const fn deciding(self, control: Control) -> Place {
+    pub(in crate::kernel) const fn deciding(self, control: Control) -> Place {
         match self {
             Self::Over | Self::Waits(_) => control.active(),
             Self::Lapsed => control.before(),
@@ -91,9 +86,7 @@ impl Guard {
         let Next {
             image,
             mut description,
-            kept,
-            text,
-            lists,
+            source,
         } = next;
         description.newest = self.description.newest.max(description.generation);
         let place = self.free_place(image::class_of(&image))?;
@@ -107,7 +100,7 @@ impl Guard {
         let old: HashSet<u32> = slots(&self.description).collect();
         counters.clear(slots(&description).filter(|slot| !old.contains(slot)))?;
         description.pin(&self.pins.policy(place))?;
-        self.archive().keep(&kept, &text, &lists)?;
+        self.archive().keep(&source)?;
         if description.policy.bans_by_rule.is_some() {
             self.bans()?.settle(description.policy.bans_by_rule);
         }
