@@ -9,7 +9,9 @@
 //!     BANS BAN_REASONS LIMITS ..     bans and why, token buckets
 //!     FLOWS FLOW_SETTINGS            the flow table: one, with a pin in the folder of each guarded interface of a namespace
 //!     COUNTERS_0 ..                  counters: another map each time that there had to be room for more
-//!     policy-CLASS-SLOT              what the image in that place came from
+//!     policy-CLASS-SLOT              what the image in that place is
+//!     source-N text-N list-HASH      the rule files and lists that generations came from
+//!     shadow SHADOW ..               a candidate that is asked beside what is in force
 //! ```
 //!
 //! `program-next` is on its way to the name `program`, `program-egress-next` to that of `program-egress`, and `next` to
