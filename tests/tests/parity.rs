@@ -71,6 +71,26 @@ fn the_corpus_is_decided_alike() -> Result<()> {
     Ok(())
 }
 
+/// What is in force where a first policy was not confirmed lets everything in, in the kernel as on the host, also what cannot be
+/// read.
+#[test]
+fn an_open_image_lets_everything_in() -> Result<()> {
+    let mut kernel = Kernel::load(MIN_SLOTS)?;
+    let image = firewall_user::rules::compile::open();
+    kernel.policy(&image)?;
+    let frames = || corpus::ALL.iter().map(|case| &case.frame[..]);
+    let count = kernel.agrees(&image, frames())?;
+    ensure!(count > 1_000, "only {count} frames are long enough");
+    for frame in frames().filter(|frame| frame.len() >= SHORTEST) {
+        ensure!(kernel.passes(frame)?, "refused: {frame:x?}");
+        ensure!(
+            decide_by(&image, frame).decision.accepts(),
+            "refused on the host: {frame:x?}"
+        );
+    }
+    Ok(())
+}
+
 /// The same once more, but stated: what the kernel does with a case is what the corpus says, not only what the host does.
 #[test]
 fn the_kernel_does_what_the_corpus_says() -> Result<()> {
