@@ -28,7 +28,9 @@ use clap::{Parser, ValueEnum};
 
 use effort::Effort;
 use harness::Harness;
-use section::{Bench, apply, cookies, flows, groups, limits, memory, plan, rules, served, traffic};
+use section::{
+    Bench, apply, control, cookies, flows, groups, limits, memory, plan, rules, served, traffic,
+};
 
 /// Measure the firewall, beside others
 #[derive(Debug, Parser)]
@@ -68,6 +70,8 @@ enum Part {
     Apply,
     /// Time to tell what a new rule file changes
     Plan,
+    /// What it costs to change the rules of a running server
+    Control,
     /// Memory by map, and the verifier's count
     Memory,
     /// Live frames through a veth pair, beside nftables and xdp-filter
@@ -135,6 +139,10 @@ fn main() -> Result<()> {
             Part::Plan => {
                 plan::run(&mut bench)?;
                 &[&plan::SECTION]
+            }
+            Part::Control => {
+                control::run(&mut bench)?;
+                &[&control::PACKETS, &control::EDITS]
             }
             Part::Memory => {
                 memory::run(&mut bench)?;

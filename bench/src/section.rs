@@ -1,6 +1,7 @@
 //! What is measured, a section a file.
 
 pub(crate) mod apply;
+pub(crate) mod control;
 pub(crate) mod cookies;
 pub(crate) mod flows;
 pub(crate) mod groups;

@@ -68,6 +68,19 @@ impl Instance {
         Self::load_from(EbpfLoader::new(), counters, Some(sizes))
     }
 
+    /// Like [`Self::load`], and the programs ask a candidate.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::load`].
+    pub fn load_with_shadow(counters: u32, shadow: &Shadow) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        ask(&mut loader, shadow);
+        let mut instance = Self::load_from(loader, counters, Some(Sizes::default()))?;
+        instance.set_shadow(shadow)?;
+        Ok(instance)
+    }
+
     /// Like [`Self::load_with_state`], and the programs take what [`Self::set_test_clock`] has set for the time.
     ///
     /// # Errors
@@ -155,18 +168,11 @@ impl Instance {
         let own = hardware_address.map_or(0, cookie::hardware_address);
         let mut loader = over(&own, shared);
         if let Some(shadow) = shadow {
-            loader
-                .override_global(SHADOW_IS_ON, &1u64, true)
-                .map_max_entries(MAP_SHADOW_COUNTERS, shadow.slots());
+            ask(&mut loader, shadow);
         }
         let mut instance = Self::load_from(loader, counters.unwrap_or(MIN_SLOTS), None)?;
         if let Some(shadow) = shadow {
-            let map = instance
-                .ebpf
-                .map_mut(MAP_SHADOW)
-                .context("no map for a candidate")?;
-            let mut map: Array<&mut MapData, Record<Shadow>> = Array::try_from(map)?;
-            map.set(0, Record(*shadow), 0)?;
+            instance.set_shadow(shadow)?;
         }
         Ok(instance)
     }
@@ -270,11 +276,33 @@ impl Instance {
     ///
     /// What the kernel says.
     pub fn activate(&mut self, place: Place) -> Result<()> {
-        let Some(Map::Array(map)) = self.ebpf.map(MAP_CONTROL) else {
-            bail!("no control map in the object");
-        };
-        ControlWord::of(map)?.store(Control::new(place, Place::NONE));
+        self.control()?.store(Control::new(place, Place::NONE));
         Ok(())
+    }
+
+    /// Makes the image in `place` decide until `deadline`, in jiffies, and then the one in `before`.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn try_out(&mut self, place: Place, before: Place, deadline: u64) -> Result<()> {
+        self.control()?
+            .store(Control::new(place, before).until(deadline));
+        Ok(())
+    }
+
+    fn control(&self) -> Result<ControlWord> {
+        match self.ebpf.map(MAP_CONTROL) {
+            Some(Map::Array(map)) => ControlWord::of(map),
+            _ => bail!("no control map in the object"),
+        }
+    }
+
+    fn set_shadow(&mut self, shadow: &Shadow) -> Result<()> {
+        let map = self.ebpf.map_mut(MAP_SHADOW);
+        let map = map.context("no map for a candidate")?;
+        let mut map: Array<&mut MapData, Record<Shadow>> = Array::try_from(map)?;
+        Ok(map.set(0, Record(*shadow), 0)?)
     }
 
     /// The XDP program, to attach or to run on test packets.
@@ -355,6 +383,13 @@ pub(super) struct Renewed<'a> {
     pub(super) counters: Option<u32>,
     /// The candidate that it asks.
     pub(super) shadow: Option<&'a Shadow>,
+}
+
+/// Has the programs ask a candidate.
+fn ask(loader: &mut EbpfLoader<'_>, shadow: &Shadow) {
+    loader
+        .override_global(SHADOW_IS_ON, &1u64, true)
+        .map_max_entries(MAP_SHADOW_COUNTERS, shadow.slots());
 }
 
 /// A loader for an interface with this hardware address as a number, over the maps that are pinned at `shared`.

@@ -25,7 +25,7 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Only these sections: rules, groups, served, flows, apply, plan, memory, traffic
+    /// Only these sections: rules, groups, served, flows, limits, cookies, apply, plan, control, memory, traffic
     #[arg(long, value_name = "SECTION", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -48,6 +48,8 @@ impl Bench {
             "--release",
             "--package",
             "firewall-bench",
+            "--package",
+            "firewall-user",
         ]))?;
 
         shell::title("measuring");

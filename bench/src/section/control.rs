@@ -1,0 +1,174 @@
+//! What it costs to change the rules of a running server: a packet while something waits to be confirmed or a candidate is asked, and
+//! the command that makes a live edit.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow};
+use firewall_common::abi::control::{Control, Place};
+use firewall_common::abi::shadow::Shadow;
+use firewall_user::counters::Slots;
+use firewall_user::kernel::{image, instance::Instance};
+use firewall_user::rules::{self, compile::compile};
+
+use super::{Bench, large::Large, served};
+use crate::{
+    cidr::{Cidr, Family},
+    frame::{Frames, Packet, Service, frames},
+    namespace::{FAR, Namespace, run as command},
+    policy::timed,
+    random::Random,
+    report::{Better, FIREWALL, Section},
+    statistics::Spread,
+};
+
+/// A packet.
+pub(crate) const PACKETS: Section = Section {
+    id: "control-packets",
+    title: "A packet while rules are being changed",
+    unit: "ns/packet",
+    note: "Above an empty XDP program, 65,536 different packets, ten rules without addresses. The candidate has the same rules.",
+    better: Better::Lower,
+};
+
+/// A command.
+pub(crate) const EDITS: Section = Section {
+    id: "control-edits",
+    title: "Live edits",
+    unit: "ms",
+    note: "The whole command, from its start to its end, on a guarded interface; one list of addresses or one list of rules.",
+    better: Better::Lower,
+};
+
+const AIM_RULE: f64 = 100.0;
+const AIM_CIDR: f64 = 20.0;
+/// So far ahead that it does not come.
+const DEADLINE: u64 = (1 << 48) - 1;
+
+/// Measures the sections.
+///
+/// # Errors
+///
+/// What failed.
+pub(crate) fn run(bench: &mut Bench) -> Result<()> {
+    packets(bench)?;
+    // A thread of its own, because it moves into another network namespace and does not come back.
+    std::thread::scope(|scope| scope.spawn(|| edits(bench)).join())
+        .map_err(|_| anyhow!("the measuring thread panicked"))?
+}
+
+fn packets(bench: &mut Bench) -> Result<()> {
+    let file = bench.file("served.toml", served::OPEN)?;
+    let loaded = rules::load(&file).map_err(|report| anyhow!(report.render(false, 100)))?;
+    let image = compile(&loaded.rule_set, &Slots::default())?.image;
+    let [place, other] = [0, 1].map(|slot| Place::new(image::class_of(&image), slot));
+    let shadow = Shadow {
+        place: Control::new(other, Place::NONE).word,
+        ingress_rules: loaded.rule_set.rules.len() as u32 + 1,
+        egress_rules: 1,
+    };
+    for (name, from, service) in [
+        ("TCP over IPv4, accepted", Family::V4, Service::Tcp(443)),
+        ("TCP over IPv6, accepted", Family::V6, Service::Tcp(443)),
+        ("dropped by default", Family::V4, Service::Tcp(3389)),
+    ] {
+        let frames = some(from, service)?;
+        let mut measure = |subject: &str, mut instance: Instance, on_trial: bool| -> Result<()> {
+            for place in [place, other] {
+                instance.install(place, image.clone())?;
+            }
+            if on_trial {
+                instance.try_out(place, other, DEADLINE)?;
+            } else {
+                instance.activate(place)?;
+            }
+            bench.harness.send(&frames)?;
+            let program = instance.program().fd()?.try_clone()?;
+            bench.harness.measure(&program)?;
+            let spread = bench.harness.nanoseconds()?;
+            bench.report.add(&PACKETS, name, subject, spread);
+            Ok(())
+        };
+        measure(FIREWALL, Instance::load(0)?, false)?;
+        measure("on trial", Instance::load(0)?, true)?;
+        measure(
+            "with a candidate",
+            Instance::load_with_shadow(0, &shadow)?,
+            false,
+        )?;
+    }
+    Ok(())
+}
+
+fn some(family: Family, service: Service) -> Result<Frames> {
+    let from = match family {
+        Family::V4 => Cidr::around(family, 0xc612_0000, 15),
+        Family::V6 => Cidr::around(family, 0x2001_0db8 << 96, 32),
+    };
+    frames(&mut Random::new(1), |random| Packet {
+        source: from.member(random),
+        service,
+        vlan: None,
+    })
+}
+
+fn edits(bench: &mut Bench) -> Result<()> {
+    let _namespace = Namespace::enter()?;
+    let firewall = firewall()?;
+    let firewall = firewall.to_str().context("a path that is not UTF-8")?;
+    let rounds = if bench.quick { 3 } else { 11 };
+    for large in Large::wanted(bench) {
+        let file = large.write(bench)?;
+        let case = large.name(bench);
+        command(&[firewall, "apply", path(&file)?, "-i", FAR])?;
+        let edited = edit(bench, &case, firewall, *large, rounds);
+        command(&[firewall, "detach", "-i", FAR])?;
+        edited?;
+    }
+    Ok(())
+}
+
+fn edit(bench: &mut Bench, case: &str, firewall: &str, large: Large, rounds: u32) -> Result<()> {
+    let mut add =
+        |what: &str, aim: Option<f64>, arguments: &dyn Fn(u32) -> Vec<String>| -> Result<()> {
+            let mut times = Vec::new();
+            for round in 0..rounds {
+                let arguments = arguments(round);
+                let mut line = vec![firewall];
+                line.extend(arguments.iter().map(String::as_str));
+                line.extend(["-i", FAR]);
+                let (done, took) = timed(|| command(&line));
+                done?;
+                times.push(took);
+            }
+            bench.report.add(&EDITS, case, what, Spread::of(times));
+            bench.report.aim(aim);
+            Ok(())
+        };
+    let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+    add("rule add", Some(AIM_RULE), &|round| {
+        words(&["rule", "add", &format!("accept udp {}", 1000 + round)])
+    })?;
+    if matches!(large, Large::Group(_)) {
+        add("group add", Some(AIM_CIDR), &|round| {
+            words(&["group", "add", "refused", &format!("240.0.0.{round}")])
+        })?;
+    }
+    add("rollback", None, &|_| words(&["rollback"]))
+}
+
+fn path(path: &Path) -> Result<&str> {
+    path.to_str().context("a path that is not UTF-8")
+}
+
+/// The command, which was built beside this one.
+fn firewall() -> Result<PathBuf> {
+    let firewall = std::env::current_exe()?.with_file_name("firewall");
+    if firewall.exists() {
+        Ok(firewall)
+    } else {
+        Err(anyhow!(
+            "{} is not there: `cargo build --release -p firewall-user`",
+            firewall.display()
+        ))
+    }
+}
