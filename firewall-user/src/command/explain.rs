@@ -100,7 +100,7 @@ fn on_interface(
         untold: match loaded {
             Some(_) => None,
             None => Some(format!(
-                "{} has changed since it was applied",
+                "what {} was when it was applied is not kept",
                 description.file
             )),
         },
