@@ -24,7 +24,8 @@ impl KernelTables {
     pub fn active<const CAREFUL: bool>() -> Option<Self> {
         let control = *defined::<CAREFUL, _>(CONTROL.get(0))?;
         // SAFETY: the helper reads a counter.
-        let place = control.deciding(|| defined::<CAREFUL, _>(unsafe { bpf_jiffies64() }));
+        let now = defined::<CAREFUL, _>(unsafe { bpf_jiffies64() });
+        let place = control.deciding(now);
         Self::at::<CAREFUL>(place)
     }
 
