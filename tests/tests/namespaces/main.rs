@@ -5,6 +5,7 @@ mod command;
 mod control;
 mod cookies;
 mod doctor;
+mod edits;
 mod egress;
 mod faults;
 mod flows;
@@ -22,5 +23,6 @@ mod shapes;
 mod switching;
 mod traffic;
 mod trials;
+mod writers;
 
 use firewall_tests::net::{MODES, rules};
