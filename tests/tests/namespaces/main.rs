@@ -19,6 +19,7 @@ mod plan;
 mod probe;
 mod replies;
 mod resets;
+mod shadow;
 mod shapes;
 mod switching;
 mod traffic;
