@@ -12,6 +12,7 @@ mod flows;
 mod forwarding;
 mod fragments;
 mod growth;
+mod kills;
 mod limits;
 mod link_layer;
 mod multicast;
