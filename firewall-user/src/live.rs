@@ -63,6 +63,9 @@ impl Live {
     ///
     /// They cannot be read.
     pub(crate) fn candidate(guard: &Guard) -> Result<Option<Self>> {
+        if guard.shadow()?.is_none() {
+            return Ok(None);
+        }
         let kept = guard.archive().candidate()?;
         kept.map(|kept| Self::of_generation(guard, kept.generation))
             .transpose()

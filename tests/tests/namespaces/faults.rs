@@ -34,13 +34,18 @@ fn files(lab: &Lab) -> Result<[PathBuf; 2]> {
 /// Starts an `apply`, kills it after `delay`, and says whether it was still running then.
 fn kill_apply(lab: &Lab, file: &Path, delay: Duration) -> Result<bool> {
     let file = file.to_str().context("a path that is not UTF-8")?;
+    kill_after(lab, &["apply", file], delay)
+}
+
+/// The same of any command for the guarded interface.
+pub(crate) fn kill_after(lab: &Lab, command: &[&str], delay: Duration) -> Result<bool> {
     let started = Instant::now();
-    let mut apply = lab
+    let mut running = lab
         .inside
-        .start_firewall(&["apply", file, "-i", lab.inside.interface()])?;
+        .start_firewall(&[command, &["-i", lab.inside.interface()]].concat())?;
     thread::sleep(delay.saturating_sub(started.elapsed()));
-    apply.kill()?;
-    let outcome = Outcome::from(apply.wait_with_output()?);
+    running.kill()?;
+    let outcome = Outcome::from(running.wait_with_output()?);
     ensure!(
         outcome.code == Some(0) || outcome.signal == Some(SIGKILL),
         "{outcome}"
@@ -58,11 +63,11 @@ fn duration(apply: impl Fn() -> Result<Duration>) -> Result<Duration> {
     Ok(durations[durations.len() / 2])
 }
 
-/// The moments after which to kill an `apply` that takes `whole`, again and again.
-fn moments(whole: Duration) -> impl Iterator<Item = Duration> {
-    (0..MOMENTS)
+/// The moments after which to kill a command that takes `whole`, so many from its start to its end, again and again.
+pub(crate) fn moments(whole: Duration, count: u32) -> impl Iterator<Item = Duration> {
+    (0..count)
         .cycle()
-        .map(move |moment| whole * moment / MOMENTS)
+        .map(move |moment| whole * moment / count)
         .take(TRIES as usize)
 }
 
@@ -131,7 +136,7 @@ fn kill_applies(
     })?;
 
     let mut killed = 0;
-    for moment in moments(whole) {
+    for moment in moments(whole, MOMENTS) {
         prepare().with_context(|| format!("after {killed} kills"))?;
         ensure!(
             probe.in_force()? == InForce::A,
@@ -185,7 +190,7 @@ fn a_killed_first_apply_leaves_the_interface_open_or_guarded() -> Result<()> {
     }
 
     let mut killed = 0;
-    for moment in moments(whole) {
+    for moment in moments(whole, MOMENTS) {
         killed += u32::from(kill_apply(&lab, &a, moment)?);
         let at = format!("kill {killed}, at {moment:?}");
         // The kernel lets go of what a killed process held a moment later.

@@ -47,6 +47,8 @@ impl Guard {
             description.applied_at_s,
             description.file,
         );
+        // Those that a killed command has left would be taken for this one's.
+        self.remove_shadow_maps()?;
         candidate.pin(&self.pins.shadow())?;
         let record = candidate.record();
         let program = self.end_growth()?;
@@ -55,18 +57,28 @@ impl Guard {
         self.renew(number, None, Some(&record))
     }
 
-    /// The candidate, if there is one.
+    /// The candidate, if there is one. One without maps is none: the command that began with it was killed before any program was to
+    /// ask it.
     ///
     /// # Errors
     ///
     /// What the kernel says.
     pub fn shadow(&self) -> Result<Option<Candidate>> {
         let path = self.pins.shadow();
-        if pins::exists(&path)? {
-            Candidate::read(&path).map(Some)
-        } else {
-            Ok(None)
+        let mut needed = vec![path.clone()];
+        needed.extend(MAPS.map(|name| self.pins.map(name)));
+        for pin in needed {
+            if !pins::exists(&pin)? {
+                return Ok(None);
+            }
         }
+        Candidate::read(&path).map(Some)
+    }
+
+    /// Removes the maps of a candidate that no program asks.
+    fn remove_shadow_maps(&self) -> Result<()> {
+        let mut maps = MAPS.iter().map(|name| self.pins.map(name));
+        maps.try_for_each(|map| pins::remove_file(&map))
     }
 
     /// Where the candidate differs from what is in force, as far as packets have shown.
@@ -92,9 +104,7 @@ impl Guard {
         let (number, _) = self.counters()?.used_by(&program)?;
         self.renew(number, None, None)?;
         pins::remove_file(&self.pins.shadow())?;
-        for name in MAPS {
-            pins::remove_file(&self.pins.map(name))?;
-        }
+        self.remove_shadow_maps()?;
         self.archive().forget_candidate()?;
         self.free()?;
         Ok(true)
