@@ -15,7 +15,7 @@ use crate::kernel::guard::Guard;
 use crate::live::{self, Live};
 use crate::output::{self, Format, Output};
 use crate::policy::{self, Prepared};
-use crate::rules::{self, Loaded};
+use crate::rules;
 use crate::save::{self, RealDisk, Written};
 use crate::session::Session;
 use crate::{lock, privilege};
@@ -80,7 +80,7 @@ pub(crate) fn run(
         live.kept.change = change.to_owned();
         let loaded = live.loaded()?;
         let prepared = policy::prepare(&loaded, Some(&guard.description.policy))?;
-        warn(&loaded, &prepared, output)?;
+        warn(&prepared, output)?;
         ready.push(Ready {
             name: name.clone(),
             guard,
@@ -157,8 +157,8 @@ fn put_in_force(ready: Ready, trial: Option<Duration>) -> Result<Edited> {
     })
 }
 
-/// Warnings about the whole of the new policy would be read again with every edit; what shuts out the operator is told.
-fn warn(loaded: &Loaded, prepared: &Prepared, output: &Output) -> Result<()> {
+/// Tells whether the operator would be shut out, and some of what the compiler noticed: all of it would be read again with every edit.
+fn warn(prepared: &Prepared, output: &Output) -> Result<()> {
     if let Some(session) = Session::current()
         && session.is_shut_out(&prepared.image)
     {
@@ -169,7 +169,6 @@ fn warn(loaded: &Loaded, prepared: &Prepared, output: &Output) -> Result<()> {
             output.aside(warning.render(output::colour(), output::width()))?;
         }
     }
-    let _ = loaded;
     Ok(())
 }
 

@@ -73,13 +73,13 @@ fn promote(names: &[String], confirm: Option<u32>, output: &Output) -> Result<()
     for name in names {
         let (_, mut guard) = guard(name)?;
         guard.refuse_in_trial(name)?;
-        let live = Live::candidate(&guard)?.with_context(|| none(name))?;
+        let mut live = Live::candidate(&guard)?.with_context(|| none(name))?;
+        "shadow promote".clone_into(&mut live.kept.change);
         let loaded = live.loaded()?;
         let prepared = policy::prepare(&loaded, Some(&guard.description.policy))?;
         let description = prepared.describe(live::file(&live.kept), guard.newest()? + 1)?;
         let next = live::next_kept(live, prepared, description);
-        guard.drop_shadow()?;
-        guard.switch(next, trial)?;
+        guard.promote(next, trial)?;
         let generation = guard.description.generation;
         let confirm =
             confirm.map(|seconds| format!("; `firewall confirm` within {seconds} s keeps it"));

@@ -341,6 +341,7 @@ fn a_killed_promotion_puts_the_candidate_in_force_or_not() -> Result<()> {
     };
     let prepare = || {
         if victim.probe.in_force()? == InForce::B {
+            victim.run(&["shadow", "drop"])?;
             victim.apply(&victim.a, &[])?;
         }
         victim.cast_shadow()
@@ -348,8 +349,8 @@ fn a_killed_promotion_puts_the_candidate_in_force_or_not() -> Result<()> {
     victim.kill(FEW_KILLS, &["shadow", "promote"], prepare, |found| {
         ensure!(found != InForce::Nothing, "{found:?}");
         ensure!(
-            found == InForce::A || !victim.has_candidate()?,
-            "it is in force, and asked beside itself"
+            found == InForce::B || victim.has_candidate()?,
+            "it is not in force, and lost"
         );
         Ok(())
     })

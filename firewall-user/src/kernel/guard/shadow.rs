@@ -3,6 +3,8 @@
 //! The programs at work ask no candidate; for one they are replaced in their links by instances that do, and afterwards by such that
 //! do not again. So it costs nothing where there is none.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail};
 use aya::maps::Map;
 
@@ -88,6 +90,17 @@ impl Guard {
     /// What the kernel says.
     pub fn differences(&self, candidate: &Candidate) -> Result<Vec<Differs>> {
         shadow::read(&self.pins, candidate)
+    }
+
+    /// Puts `next`, made of the candidate, in force, and then has the programs ask none any more: whoever is killed in between leaves the
+    /// candidate to be dropped, and none that is lost.
+    ///
+    /// # Errors
+    ///
+    /// A sentence.
+    pub fn promote(&mut self, next: Next<'_>, trial: Option<Duration>) -> Result<()> {
+        self.put_in_force(next, trial)?;
+        self.drop_shadow().map(drop)
     }
 
     /// Has the programs ask no candidate any more. Returns whether there was one.

@@ -80,8 +80,13 @@ impl Guard {
     ///
     /// A sentence; the old generation is then still in force.
     pub fn switch(&mut self, next: Next<'_>, trial: Option<Duration>) -> Result<()> {
-        self.refuse_in_trial("this interface")?;
         self.refuse_in_shadow("this interface")?;
+        self.put_in_force(next, trial)
+    }
+
+    /// The same, whether or not a candidate is asked.
+    pub(super) fn put_in_force(&mut self, next: Next<'_>, trial: Option<Duration>) -> Result<()> {
+        self.refuse_in_trial("this interface")?;
         self.settle()?;
         let Next {
             image,
