@@ -49,7 +49,8 @@ fn a_candidate_differs_where_it_would_decide_otherwise() -> Result<()> {
             let Ok(Parsed::Ip(packet)) = parse(&frame[..]) else {
                 continue;
             };
-            if !matches!(packet.fragment, Fragment::Whole) {
+            // ICMP errors go by what they quote, and are left out.
+            if !matches!(packet.fragment, Fragment::Whole) || packet.transport.is_icmp_error() {
                 continue;
             }
             let now = decide_by(&in_force.compiled.image, &frame).decision;

@@ -2,6 +2,7 @@
 //!
 //! It is asked what opens a conversation, or is one of its own. TCP connections that are open go on under any policy, so of TCP, what is
 //! let through is compared where a SYN opens a connection; and what answers a flow of this host is let in whatever rules say.
+//! ICMP errors are left out: what becomes of them goes by what they quote.
 
 use super::{classify, connection, essential, flow};
 use crate::abi::counter::NAMED_BASE;
@@ -24,7 +25,10 @@ pub fn differs<C: Candidate, W: World>(
     candidate: &C,
     world: &W,
 ) -> Option<Differs> {
-    if outcome.is_held() || (outcome.accepts() && !is_by_policy(outcome, packet)) {
+    if outcome.is_held()
+        || packet.transport.is_icmp_error()
+        || (outcome.accepts() && !is_by_policy(outcome, packet))
+    {
         return None;
     }
     let (accepts, number) = if is_egress {
