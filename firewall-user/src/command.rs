@@ -24,13 +24,32 @@ pub(crate) mod unban;
 pub(crate) mod upgrade;
 mod watch;
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use anyhow::{Context as _, Result, bail};
+use firewall_common::abi::image::Line;
 
 use crate::cli::Interfaces;
 
 use crate::kernel::guard::{Found, Guard};
 use crate::kernel::interface::{self, Interface};
 use crate::kernel::pins;
+use crate::output::Output;
+use crate::session::Session;
+
+/// An address as tables have it, upper half first: IPv4 is mapped there, and is never so on the wire.
+fn address([high, low]: [u64; 2]) -> IpAddr {
+    let bits = u128::from(high) << 64 | u128::from(low);
+    IpAddr::V6(Ipv6Addr::from(bits)).to_canonical()
+}
+
+/// Tells whoever would be shut out by these tables.
+fn warn_who_is_shut_out(image: &[Line], output: &Output) -> Result<()> {
+    match Session::current() {
+        Some(session) if session.is_shut_out(image) => output.aside(session.warning()),
+        _ => Ok(()),
+    }
+}
 
 /// The interface called `name`.
 fn interface(name: &str) -> Result<Interface> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::kernel::description::Description;
 use crate::kernel::guard::{Guard, Next};
@@ -66,9 +66,7 @@ impl Live {
         if guard.shadow()?.is_none() {
             return Ok(None);
         }
-        let kept = guard.archive().candidate()?;
-        kept.map(|kept| Self::of_generation(guard, kept.generation))
-            .transpose()
+        Self::of_generation(guard, kept::CANDIDATE).map(Some)
     }
 
     /// Those that are in files now.
@@ -77,22 +75,12 @@ impl Live {
     ///
     /// All that is wrong with them, as text.
     pub(crate) fn read(file: &Path) -> Result<Self> {
-        let loaded =
-            rules::load(file).map_err(|report| anyhow!("{}", report.render(false, 100)))?;
+        let loaded = rules::load(file)?;
         let mut texts = BTreeMap::new();
         let lists = kept_lists(&loaded, |hash, text| {
             texts.insert(hash, Arc::new(text.to_vec()));
         });
-        let kept = Kept {
-            generation: 0,
-            applied_at_s: 0,
-            file: file.display().to_string(),
-            change: String::new(),
-            rules: loaded.rule_set.rules.len(),
-            lapsed: false,
-            text_bytes: loaded.source.bytes().len(),
-            lists,
-        };
+        let kept = kept(&loaded, file.display().to_string(), lists);
         let text = String::from_utf8_lossy(loaded.source.bytes()).into_owned();
         Ok(Self { kept, text, texts })
     }
@@ -126,8 +114,8 @@ impl Live {
     /// All that is wrong with them, as text.
     pub(crate) fn loaded(&self) -> Result<Loaded> {
         let lists = self.lists();
-        rules::parse_with(&self.kept.file, &self.text, lists::From::Kept(&lists))
-            .map_err(|report| anyhow!("{}", report.render(false, 100)))
+        let kept = lists::From::Kept(&lists);
+        Ok(rules::parse_with(&self.kept.file, &self.text, kept)?)
     }
 
     /// The lists as they are in force.
@@ -191,8 +179,7 @@ impl List<'_> {
 /// It is not kept, or cannot be read.
 pub(crate) fn loaded(guard: &Guard) -> Result<Loaded> {
     if guard.description.policy.is_open {
-        return rules::parse("(no rules)", OPEN, Path::new("."))
-            .map_err(|report| anyhow!("{}", report.render(false, 100)));
+        return Ok(rules::parse("(no rules)", OPEN, Path::new("."))?);
     }
     Live::of(guard)?.loaded()
 }
@@ -200,8 +187,7 @@ pub(crate) fn loaded(guard: &Guard) -> Result<Loaded> {
 /// What is in force where a first policy was not confirmed, as a rule file.
 const OPEN: &str = "version = 1\n[defaults]\ningress = \"accept\"\negress = \"accept\"\n";
 
-/// The generation that `prepared` becomes, `change` being the command that makes it. `kept` has what it came from where that is not
-/// the file that was `loaded`.
+/// The generation that `prepared` becomes, `change` being the command that makes it, from the file that was `loaded`.
 pub(crate) fn next<'a>(
     loaded: &'a Loaded,
     prepared: Prepared,
@@ -228,17 +214,27 @@ pub(crate) fn source<'a>(
     let kept = Kept {
         generation: description.generation,
         applied_at_s: description.applied_at_s,
-        file: description.file.clone(),
         change,
-        rules: description.policy.rules.len(),
-        lapsed: false,
-        text_bytes: loaded.source.bytes().len(),
-        lists,
+        ..kept(loaded, description.file.clone(), lists)
     };
     kept::Source {
         kept,
         text: Cow::Borrowed(loaded.source.bytes()),
         lists: texts,
+    }
+}
+
+/// What is known of a rule file before it is put in force.
+fn kept(loaded: &Loaded, file: String, lists: Vec<KeptList>) -> Kept {
+    Kept {
+        generation: 0,
+        applied_at_s: 0,
+        file,
+        change: String::new(),
+        rules: loaded.rule_set.rules.len(),
+        lapsed: false,
+        text_bytes: loaded.source.bytes().len(),
+        lists,
     }
 }
 

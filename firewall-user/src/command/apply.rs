@@ -1,14 +1,14 @@
 //! `firewall apply`: put a rule file in force.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde::Serialize;
 
+use super::confirm::OnTrial;
 use super::plan::{self, Asked};
-use super::{bans, interface};
+use super::{bans, interface, warn_who_is_shut_out};
 use crate::cli::Interfaces;
 use crate::kernel::attach::{self, ModeChoice};
 use crate::kernel::cookies::{self, Made};
@@ -19,7 +19,6 @@ use crate::kernel::state::Sizes;
 use crate::kernel::{offload, pins};
 use crate::output::{self, Format, Output, Refused};
 use crate::rules::{self, Loaded, compile};
-use crate::session::Session;
 use crate::{live, lock, policy, privilege};
 
 /// What is recorded of where a generation came from.
@@ -57,10 +56,8 @@ pub(crate) struct Apply {
     /// Where the program runs; auto is native where the driver can, else generic.
     #[arg(long, value_enum, default_value_t)]
     mode: ModeChoice,
-    /// Go back to what was in force before, unless `firewall confirm` comes within this time (90, 60s, 5m, 1h). The kernel
-    /// does that, whatever becomes of this process, of the session or of the network.
-    #[arg(long, value_name = "TIME", value_parser = rules::duration_s)]
-    confirm: Option<u32>,
+    #[command(flatten)]
+    trial: OnTrial,
     /// Do not put it in force, but have the programs ask it beside what is, and count where it differs; `firewall shadow` shows that.
     #[arg(long, conflicts_with = "confirm")]
     shadow: bool,
@@ -153,10 +150,7 @@ fn put_in_force(
             output.aside(warning.render(output::colour(), output::width()))?;
         }
     }
-    if let Some(session) = Session::current().filter(|session| session.is_shut_out(&prepared.image))
-    {
-        output.aside(session.warning())?;
-    }
+    warn_who_is_shut_out(&prepared.image, output)?;
     if loaded.rule_set.vlans.is_some() {
         refuse_hidden_tags(interface, output)?;
     }
@@ -169,7 +163,7 @@ fn put_in_force(
         limit_lines: loaded.rule_set.limits.lines(),
     };
     let description = prepared.describe(&apply.file, newest + 1)?;
-    let trial = (apply.confirm).map(|seconds| Duration::from_secs(seconds.into()));
+    let trial = apply.trial.lasts();
     let generation_before = before.map(|before| before.generation);
     let mut file_was = None;
     let (guard, changed) = match found {

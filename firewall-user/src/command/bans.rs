@@ -10,7 +10,7 @@ use firewall_common::abi::flow::Key;
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
-use super::guards;
+use super::{address, guards};
 use crate::counters::Subject;
 use crate::kernel::bans::{LiveBan, shown_length};
 use crate::kernel::guard::{self, Found, Guard};
@@ -68,8 +68,7 @@ impl From<IpAddr> for Target {
 
 impl From<&Prefix> for Target {
     fn from(prefix: &Prefix) -> Self {
-        let [upper, lower] = prefix.address;
-        let address = Ipv6Addr::from(u128::from(upper) << 64 | u128::from(lower)).to_canonical();
+        let address = address(prefix.address);
         let length = shown_length(prefix, prefix.length);
         Self(IpNet::new(address, length).unwrap_or_else(|_| IpNet::from(address)))
     }

@@ -9,15 +9,14 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use serde::Serialize;
 
-use super::guard;
+use super::confirm::OnTrial;
+use super::{guard, warn_who_is_shut_out};
 use crate::cli::Interfaces;
 use crate::kernel::guard::Guard;
 use crate::live::{self, Live};
 use crate::output::{self, Format, Output};
 use crate::policy::{self, Prepared};
-use crate::rules;
 use crate::save::{self, RealDisk, Written};
-use crate::session::Session;
 use crate::{lock, privilege};
 
 /// How a live edit is made.
@@ -28,9 +27,8 @@ pub(crate) struct Edit {
     /// Change the rule file, or the address list, as well; comments and order stay.
     #[arg(long)]
     save: bool,
-    /// Go back to what was in force before, unless `firewall confirm` comes within this time (90, 60s, 5m, 1h).
-    #[arg(long, value_name = "TIME", value_parser = rules::duration_s)]
-    confirm: Option<u32>,
+    #[command(flatten)]
+    trial: OnTrial,
 }
 
 /// What became of one interface.
@@ -96,7 +94,7 @@ pub(crate) fn run(
             written.extend(write(&file, &make)?);
         }
     }
-    let trial = (edit.confirm).map(|seconds| Duration::from_secs(seconds.into()));
+    let trial = edit.trial.lasts();
     for one in ready {
         results.push(put_in_force(one, trial)?);
     }
@@ -159,11 +157,7 @@ fn put_in_force(ready: Ready, trial: Option<Duration>) -> Result<Edited> {
 
 /// Tells whether the operator would be shut out, and some of what the compiler noticed: all of it would be read again with every edit.
 fn warn(prepared: &Prepared, output: &Output) -> Result<()> {
-    if let Some(session) = Session::current()
-        && session.is_shut_out(&prepared.image)
-    {
-        output.aside(session.warning())?;
-    }
+    warn_who_is_shut_out(&prepared.image, output)?;
     if output.format == Format::Text {
         for warning in prepared.warnings.iter().take(MAX_WARNINGS) {
             output.aside(warning.render(output::colour(), output::width()))?;

@@ -1,6 +1,6 @@
 //! `firewall flows`: what this host has opened, and what may therefore come in.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use anyhow::Result;
@@ -10,7 +10,7 @@ use firewall_common::parse::protocol;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::guard;
+use super::{address, guard};
 use crate::kernel::flows::LiveFlow;
 use crate::output::{self, Output, duration, table};
 use crate::rules::names;
@@ -291,12 +291,6 @@ fn is_icmp(number: u8) -> bool {
 
 fn has_ports(number: u8) -> bool {
     [protocol::TCP, protocol::UDP].contains(&number)
-}
-
-/// IPv4 is mapped in the table, and is never so on the wire.
-fn address([high, low]: [u64; 2]) -> IpAddr {
-    let bits = u128::from(high) << 64 | u128::from(low);
-    IpAddr::V6(Ipv6Addr::from(bits)).to_canonical()
 }
 
 #[cfg(test)]

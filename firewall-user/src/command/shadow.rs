@@ -1,20 +1,19 @@
 //! `firewall shadow`: a candidate that is asked beside the rules in force.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
-use firewall_common::abi::flow::Key;
 use firewall_common::abi::shadow::{Difference, Sample};
 use firewall_common::parse::protocol;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{guard, guards};
+use super::confirm::OnTrial;
+use super::{address, guard, guards};
 use crate::cli::Interfaces;
-use crate::counters::Subject;
+use crate::explain::Cause;
 use crate::kernel::description::Policy;
 use crate::kernel::guard::Guard;
 use crate::kernel::shadow::{Candidate, Differs};
@@ -43,9 +42,8 @@ enum ShadowVerb {
     Promote {
         #[command(flatten)]
         interfaces: Interfaces,
-        /// Go back to what was in force before, unless `firewall confirm` comes within this time (90, 60s, 5m, 1h).
-        #[arg(long, value_name = "TIME", value_parser = crate::rules::duration_s)]
-        confirm: Option<u32>,
+        #[command(flatten)]
+        trial: OnTrial,
     },
     /// Forget the candidate.
     Drop {
@@ -58,17 +56,15 @@ pub(crate) fn run(shadow: &Shadow, output: &Output) -> Result<()> {
     privilege::require()?;
     match &shadow.verb {
         None => show(&shadow.interface, output),
-        Some(ShadowVerb::Promote {
-            interfaces,
-            confirm,
-        }) => promote(&interfaces.interface, *confirm, output),
+        Some(ShadowVerb::Promote { interfaces, trial }) => {
+            promote(&interfaces.interface, trial.lasts(), output)
+        }
         Some(ShadowVerb::Drop { interfaces }) => drop(&interfaces.interface, output),
     }
 }
 
-fn promote(names: &[String], confirm: Option<u32>, output: &Output) -> Result<()> {
+fn promote(names: &[String], trial: Option<Duration>, output: &Output) -> Result<()> {
     let _turn = lock::exclusive()?;
-    let trial = confirm.map(|seconds| Duration::from_secs(seconds.into()));
     let mut results = Vec::new();
     for name in names {
         let (_, mut guard) = guard(name)?;
@@ -81,8 +77,10 @@ fn promote(names: &[String], confirm: Option<u32>, output: &Output) -> Result<()
         let next = live::next_kept(live, prepared, description);
         guard.promote(next, trial)?;
         let generation = guard.description.generation;
-        let confirm =
-            confirm.map(|seconds| format!("; `firewall confirm` within {seconds} s keeps it"));
+        let confirm = trial.map(|trial| {
+            let seconds = trial.as_secs();
+            format!("; `firewall confirm` within {seconds} s keeps it")
+        });
         output.text(format_args!(
             "{name}: the candidate is in force, generation {generation}{}",
             confirm.unwrap_or_default()
@@ -170,17 +168,17 @@ fn show(names: &[String], output: &Output) -> Result<()> {
 }
 
 fn shown(interface: String, guard: &Guard, candidate: &Candidate) -> Result<Shown> {
-    let deciders = deciders(&guard.description.policy);
+    let policy = &guard.description.policy;
     let differs = guard.differences(candidate)?;
     Ok(Shown {
         interface,
         file: candidate.file.clone(),
         since: output::utc(candidate.since_s),
-        differs: differs.into_iter().map(|one| row(one, &deciders)).collect(),
+        differs: differs.into_iter().map(|one| row(one, policy)).collect(),
     })
 }
 
-fn row(differs: Differs, deciders: &BTreeMap<u32, String>) -> Row {
+fn row(differs: Differs, policy: &Policy) -> Row {
     let samples = differs.samples.iter().take(SHOWN);
     Row {
         direction: if differs.is_egress {
@@ -196,17 +194,12 @@ fn row(differs: Differs, deciders: &BTreeMap<u32, String>) -> Row {
         packets: differs.counter.packets,
         bytes: differs.counter.bytes,
         connections: differs.counter.connections,
-        samples: samples.map(|sample| packet(sample, deciders)).collect(),
+        samples: samples.map(|sample| packet(sample, policy)).collect(),
     }
 }
 
-fn packet(sample: &Sample, deciders: &BTreeMap<u32, String>) -> Packet {
+fn packet(sample: &Sample, policy: &Policy) -> Packet {
     let number = sample.flags_protocol as u8;
-    let address = |[upper, lower]: [u64; 2]| {
-        let v6 = std::net::Ipv6Addr::from(u128::from(upper) << 64 | u128::from(lower));
-        IpAddr::from(v6).to_canonical()
-    };
-    debug_assert!(Key::is_mapped(sample.source) == address(sample.source).is_ipv4());
     Packet {
         protocol: names::protocol_name(number).map_or_else(|| number.to_string(), str::to_owned),
         source: address(sample.source),
@@ -216,27 +209,17 @@ fn packet(sample: &Sample, deciders: &BTreeMap<u32, String>) -> Packet {
             protocol::ICMP | protocol::ICMPV6 => sample.ports[1] >> 8,
             _ => sample.ports[1],
         },
-        decided_by: deciders.get(&sample.decided).cloned(),
+        decided_by: decider(sample.decided, policy),
     }
 }
 
-/// What has decided, by counter slot: a rule, or a reason.
-fn deciders(policy: &Policy) -> BTreeMap<u32, String> {
-    use firewall_common::abi::reason::{DropReason, PassReason};
-    let drops = DropReason::ALL.iter();
-    let drops = drops.map(|reason| (reason.counter(), reason.label().to_owned()));
-    let passes = PassReason::ALL.iter();
-    let passes = passes.map(|reason| (reason.counter(), reason.label().to_owned()));
-    let rules = policy.slots.iter().filter_map(|(subject, slot)| {
-        let name = match (subject.rule(), subject) {
-            (Some(rule), _) => format!("rule `{rule}`"),
-            (None, Subject::AcceptedAtPort(..)) => PassReason::Default.label().to_owned(),
-            (None, Subject::DroppedAtPort(..)) => DropReason::NoRule.label().to_owned(),
-            _ => return None,
-        };
-        Some((slot, name))
-    });
-    drops.chain(passes).chain(rules).collect()
+/// What has decided: a rule, or a reason.
+fn decider(slot: u32, policy: &Policy) -> Option<String> {
+    let cause = Cause::of(slot, policy)?;
+    Some(match cause.rule() {
+        Some(rule) => format!("rule `{}`", rule.name),
+        None => cause.label().to_owned(),
+    })
 }
 
 fn tell(shown: &Shown, output: &Output) -> Result<()> {
@@ -278,20 +261,11 @@ fn line(packet: &Packet) -> String {
     let by = by.unwrap_or_default();
     match packet.protocol.as_str() {
         "tcp" | "udp" | "sctp" => format!(
-            "{} {}:{} -> {}:{}{by}",
+            "{} {} -> {}{by}",
             packet.protocol,
-            bracketed(packet.source),
-            packet.source_port,
-            bracketed(packet.destination),
-            packet.port
+            SocketAddr::new(packet.source, packet.source_port),
+            SocketAddr::new(packet.destination, packet.port),
         ),
         protocol => format!("{protocol} {} -> {}{by}", packet.source, packet.destination),
-    }
-}
-
-fn bracketed(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("[{address}]"),
     }
 }

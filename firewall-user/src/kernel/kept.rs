@@ -15,7 +15,7 @@ use super::blob;
 use super::pins::{self, Pins};
 
 /// What a candidate is kept as, that is no generation.
-pub(super) const CANDIDATE: u64 = 0;
+pub const CANDIDATE: u64 = 0;
 
 /// Most generations that are kept.
 pub const MAX_KEPT: usize = 16;
@@ -177,15 +177,6 @@ impl Archive {
             }
         }
         Ok(())
-    }
-
-    /// The candidate, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be read.
-    pub fn candidate(&self) -> Result<Option<Kept>> {
-        self.read(CANDIDATE)
     }
 
     /// Removes what is kept of a candidate; its lists go with the next [`Self::tidy`].

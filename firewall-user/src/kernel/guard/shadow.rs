@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::Map;
+use firewall_common::abi::shadow::Shadow;
 
 use super::Guard;
 use crate::kernel::image;
@@ -52,11 +53,7 @@ impl Guard {
         // Those that a killed command has left would be taken for this one's.
         self.remove_shadow_maps()?;
         candidate.pin(&self.pins.shadow())?;
-        let record = candidate.record();
-        let program = self.end_growth()?;
-        self.drop_idle_nexts()?;
-        let (number, _) = self.counters()?.used_by(&program)?;
-        self.renew(number, None, Some(&record))
+        self.have_asked(Some(&candidate.record()))
     }
 
     /// The candidate, if there is one. One without maps is none: the command that began with it was killed before any program was to
@@ -112,15 +109,20 @@ impl Guard {
         if !pins::exists(&self.pins.shadow())? {
             return Ok(false);
         }
-        let program = self.end_growth()?;
-        self.drop_idle_nexts()?;
-        let (number, _) = self.counters()?.used_by(&program)?;
-        self.renew(number, None, None)?;
+        self.have_asked(None)?;
         pins::remove_file(&self.pins.shadow())?;
         self.remove_shadow_maps()?;
         self.archive().forget_candidate()?;
         self.free()?;
         Ok(true)
+    }
+
+    /// Replaces the programs by instances that ask this candidate, or none.
+    fn have_asked(&mut self, shadow: Option<&Shadow>) -> Result<()> {
+        let program = self.end_growth()?;
+        self.drop_idle_nexts()?;
+        let (number, _) = self.counters()?.used_by(&program)?;
+        self.renew(number, None, shadow)
     }
 
     /// Nothing is changed while a candidate is asked, which is asked about what is in force now.

@@ -1,13 +1,11 @@
 //! Regions against a walk over the rules, with random rule sets and packets.
 
-use std::time::Instant;
-
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::*;
 use crate::rules::compile::tests::{accept, action, packet, rule_set};
-use crate::rules::model::{Defaults, Protocol};
+use crate::rules::model::Defaults;
 use crate::rules::oracle;
 
 /// What `rule_set` does with `packet`.
@@ -240,53 +238,4 @@ fn what_no_packet_has_is_no_counterexample() {
     region.from = Some(block(7 << 24, 7 << 24));
     region.to = region.from.clone();
     assert_eq!(counterexample(&rule_set, &region, Action::Accept), None);
-}
-
-/// Rules in which each dimension would be a bad one to begin with: of every three one names sources, one destinations, one ports.
-fn crossing(count: u32) -> RuleSet {
-    let mut sets = Vec::new();
-    let mut all = Vec::new();
-    for index in 0..count {
-        let mut rule = accept(
-            "",
-            protocol::TCP,
-            Some(vec![(index as u16 + 1, index as u16 + 1)]),
-        );
-        if index % 3 != 0 {
-            rule.protocol = Protocol::Any;
-            rule.ports = None;
-            sets.push(block(0x0a00_0000 + 4 * index, 0x0a00_0000 + 4 * index + 2));
-            let set = Some(SetId(sets.len() - 1));
-            if index % 3 == 1 {
-                rule.from = set;
-            } else {
-                rule.to = set;
-            }
-        }
-        if index % 7 == 0 {
-            rule.action = Action::Drop;
-        }
-        all.push(rule);
-    }
-    rules(all, sets)
-}
-
-/// Prints times: `cargo test --release -p firewall-user region::tests::times -- --ignored --nocapture`.
-#[test]
-#[ignore = "measures"]
-fn times() {
-    let rule_set = crossing(10_000);
-    let mut narrow = Region::everything(Direction::Ingress);
-    narrow.services = Services::ports(protocol::TCP, &[(5_000, 5_000)]);
-    narrow.from = Some(block(0x0a00_4000, 0x0a00_4000));
-    for (name, region) in [
-        ("narrow", &narrow),
-        ("wide", &Region::everything(Direction::Ingress)),
-    ] {
-        for expected in [Action::Accept, Action::Drop] {
-            let start = Instant::now();
-            let found = counterexample(&rule_set, region, expected);
-            println!("{name}, {expected:?}: {:?}, {:?}", start.elapsed(), found);
-        }
-    }
 }
