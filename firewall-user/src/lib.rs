@@ -9,6 +9,7 @@ pub mod counters;
 mod doctor;
 mod explain;
 pub mod kernel;
+pub mod list_rows;
 mod live;
 mod lock;
 mod output;

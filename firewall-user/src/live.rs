@@ -1,5 +1,7 @@
 //! The rule file that is in force on an interface, whatever the file is now: what live edits, plans and explanations go by.
 
+pub(crate) mod known;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::kernel::description::Description;
 use crate::kernel::guard::{Guard, Next};
-use crate::kernel::kept::{self, Kept, KeptList};
+use crate::kernel::kept::{self, Archive, Kept, KeptList};
 use crate::policy::{Prepared, sha256};
 use crate::rules::{self, Loaded, Source, lists};
 
@@ -19,8 +21,25 @@ pub(crate) struct Live {
     pub(crate) kept: Kept,
     /// The rule file's text.
     pub(crate) text: String,
-    /// Texts of the lists as they were read, by hash.
-    texts: BTreeMap<String, Arc<Vec<u8>>>,
+    texts: Texts,
+}
+
+/// Texts of the lists as they were read, by hash.
+#[derive(Clone, Debug)]
+enum Texts {
+    /// They are kept, and read where they are needed: megabytes, of which many an edit needs none.
+    Kept(Archive),
+    /// They have been read.
+    Read(BTreeMap<String, Arc<Vec<u8>>>),
+}
+
+impl Texts {
+    fn of(&self, sha256: &str) -> Result<Cow<'_, [u8]>> {
+        match self {
+            Self::Kept(archive) => archive.list(sha256).map(Cow::Owned),
+            Self::Read(texts) => Ok(Cow::Borrowed(&texts[sha256])),
+        }
+    }
 }
 
 impl Live {
@@ -47,13 +66,7 @@ impl Live {
             format!("generation {generation} is not kept; `firewall history` lists those that are")
         })?;
         let text = archive.text(generation)?;
-        let mut texts = BTreeMap::new();
-        for list in &kept.lists {
-            if !texts.contains_key(&list.sha256) {
-                let text = archive.list(&list.sha256)?;
-                texts.insert(list.sha256.clone(), Arc::new(text));
-            }
-        }
+        let texts = Texts::Kept(archive);
         Ok(Self { kept, text, texts })
     }
 
@@ -82,11 +95,16 @@ impl Live {
         });
         let kept = kept(&loaded, file.display().to_string(), lists);
         let text = String::from_utf8_lossy(loaded.source.bytes()).into_owned();
+        let texts = Texts::Read(texts);
         Ok(Self { kept, text, texts })
     }
 
     /// The files in which this is not what it was `before`, with what they are to hold.
-    pub(crate) fn changed_since(&self, before: &Self) -> Vec<(PathBuf, Vec<u8>)> {
+    ///
+    /// # Errors
+    ///
+    /// A list cannot be read.
+    pub(crate) fn changed_since(&self, before: &Self) -> Result<Vec<(PathBuf, Vec<u8>)>> {
         let mut changed = Vec::new();
         if self.text != before.text {
             let text = self.text.clone().into_bytes();
@@ -94,17 +112,29 @@ impl Live {
         }
         for (list, old) in self.kept.lists.iter().zip(&before.kept.lists) {
             if list != old {
-                changed.push((PathBuf::from(&list.path), self.text(list)));
+                changed.push((PathBuf::from(&list.path), self.text(list)?));
             }
         }
-        changed
+        Ok(changed)
     }
 
     /// The list with this path in the rule file.
-    pub(crate) fn list(&mut self, name: &str) -> Option<List<'_>> {
-        let list = self.kept.lists.iter_mut().find(|list| list.name == name)?;
-        let text = &self.texts[&list.sha256];
-        Some(List { list, text })
+    ///
+    /// # Errors
+    ///
+    /// There is none, or it cannot be read.
+    pub(crate) fn list(&mut self, name: &str) -> Result<List<'_>> {
+        let list = self.kept.lists.iter_mut().find(|list| list.name == name);
+        let list = list.context("a list that is not kept")?;
+        let text = self.texts.of(&list.sha256)?;
+        Ok(List { list, text })
+    }
+
+    /// Forgets which addresses of lists are of one line alone, as they may not be any more.
+    pub(crate) fn forget_alone(&mut self) {
+        for list in &mut self.kept.lists {
+            list.alone.clear();
+        }
     }
 
     /// What they mean.
@@ -113,23 +143,24 @@ impl Live {
     ///
     /// All that is wrong with them, as text.
     pub(crate) fn loaded(&self) -> Result<Loaded> {
-        let lists = self.lists();
+        let lists = self.lists()?;
         let kept = lists::From::Kept(&lists);
         Ok(rules::parse_with(&self.kept.file, &self.text, kept)?)
     }
 
     /// The lists as they are in force.
-    fn lists(&self) -> lists::Lists {
+    fn lists(&self) -> Result<lists::Lists> {
         let lists = self.kept.lists.iter().map(|list| {
-            let source = Source::new(&list.path, self.text(list));
-            (list.name.clone(), source)
+            let source = Source::new(&list.path, self.text(list)?);
+            Ok((list.name.clone(), source))
         });
         lists.collect()
     }
 
     /// The text of a list as it is in force.
-    fn text(&self, list: &KeptList) -> Vec<u8> {
-        lists::edited(&self.texts[&list.sha256], &list.added, &list.removed)
+    fn text(&self, list: &KeptList) -> Result<Vec<u8>> {
+        let text = self.texts.of(&list.sha256)?;
+        Ok(lists::edited(&text, &list.added, &list.removed))
     }
 }
 
@@ -137,7 +168,7 @@ impl Live {
 #[derive(Debug)]
 pub(crate) struct List<'a> {
     list: &'a mut KeptList,
-    text: &'a [u8],
+    text: Cow<'a, [u8]>,
 }
 
 impl List<'_> {
@@ -168,7 +199,7 @@ impl List<'_> {
 
     /// Whether the text has a line that names the same addresses.
     fn has(&self, line: &str) -> bool {
-        lists::has(self.text, line)
+        lists::has(&self.text, line)
     }
 }
 
@@ -249,6 +280,7 @@ fn kept_lists<'a>(loaded: &'a Loaded, mut text: impl FnMut(String, &'a [u8])) ->
             sha256: hash,
             added: BTreeSet::new(),
             removed: BTreeSet::new(),
+            alone: BTreeSet::new(),
         }
     });
     lists.collect()

@@ -15,8 +15,11 @@ use zerocopy::IntoBytes as _;
 use crate::counters::Slots;
 use crate::kernel::description::{DescribedRule, Description, Policy};
 use crate::kernel::interface;
+use crate::list_rows::KnownList;
 use crate::rules::compile::{Compiled, compile};
-use crate::rules::model::{Action, AddressSet, Direction, Per, Protocol, Rate, Rule, Terms, Unit};
+use crate::rules::model::{
+    Action, AddressSet, Direction, Per, Protocol, Rate, Rule, SetId, Terms, Unit,
+};
 use crate::rules::names::{self, IcmpFamily};
 use crate::rules::{Diagnostic, Loaded};
 
@@ -66,6 +69,8 @@ pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>) -> Result<Prepar
         rules,
         ports: compiled.ports.clone(),
         slots: compiled.slots.clone(),
+        lists: known_lists(loaded, &compiled),
+        asserts: loaded.asserts,
     };
     let warnings = warnings(loaded, &compiled);
     Ok(Prepared {
@@ -96,6 +101,24 @@ impl Prepared {
             policy: self.policy.clone(),
         })
     }
+}
+
+/// The address lists, with what a live edit of one needs to know.
+fn known_lists(loaded: &Loaded, compiled: &Compiled) -> BTreeMap<String, KnownList> {
+    let rule_set = &loaded.rule_set;
+    let lists = rule_set.lists.iter().map(|(path, list)| {
+        // A set that is told by how many ranges it has would be told wrongly with one more.
+        let is_told =
+            |set: &SetId| group_of(loaded, *set).is_some_and(|name| list.within.contains(name));
+        let rows = compiled.lists.get(path).cloned().unwrap_or_default();
+        let is_known = !list.is_entangled && list.sets.iter().all(is_told);
+        let known = KnownList {
+            groups: list.groups.clone(),
+            rows: is_known.then_some(rows),
+        };
+        (path.clone(), known)
+    });
+    lists.collect()
 }
 
 fn warnings(loaded: &Loaded, compiled: &Compiled) -> Vec<Diagnostic> {
@@ -324,16 +347,11 @@ fn terms(terms: &Terms) -> String {
 }
 
 /// A set by the name of a group that equals it, by its only range, or by how many ranges it has.
-fn addresses(loaded: &Loaded, id: crate::rules::model::SetId) -> String {
-    let set = &loaded.rule_set.sets[id.0];
-    if let Some((name, _)) = loaded
-        .rule_set
-        .groups
-        .iter()
-        .find(|(_, group)| *group == set)
-    {
-        return name.clone();
+fn addresses(loaded: &Loaded, id: SetId) -> String {
+    if let Some(name) = group_of(loaded, id) {
+        return name.to_owned();
     }
+    let set = &loaded.rule_set.sets[id.0];
     match (&set.v4[..], &set.v6[..]) {
         ([], []) => "nobody".to_owned(),
         ([(first, last)], []) => range(
@@ -346,6 +364,14 @@ fn addresses(loaded: &Loaded, id: crate::rules::model::SetId) -> String {
         ),
         (v4, v6) => format!("{} ranges", v4.len() + v6.len()),
     }
+}
+
+/// The first group that equals a set.
+fn group_of(loaded: &Loaded, id: SetId) -> Option<&str> {
+    let rule_set = &loaded.rule_set;
+    let set = &rule_set.sets[id.0];
+    let found = rule_set.groups.iter().find(|(_, group)| *group == set);
+    found.map(|(name, _)| name.as_str())
 }
 
 /// Addresses as people write them: an address, a CIDR, or first and last.

@@ -1683,6 +1683,7 @@ prop_compose! {
             sets,
             rules,
             groups,
+            lists: BTreeMap::new(),
         }
     }
 }

@@ -152,6 +152,18 @@ fn edit(bench: &mut Bench, case: &str, firewall: &str, large: Large, rounds: u32
         add("group add", Some(AIM_CIDR), &|round| {
             words(&["group", "add", "refused", &format!("240.0.0.{round}")])
         })?;
+        add("group remove, of those added", Some(AIM_CIDR), &|round| {
+            words(&["group", "remove", "refused", &format!("240.0.0.{round}")])
+        })?;
+        // What the file has is read for that.
+        add("group add, of what it has in part", None, &|round| {
+            words(&[
+                "group",
+                "add",
+                "refused",
+                &format!("{}.0.0.0/12", 20 + round),
+            ])
+        })?;
     }
     add("rollback", None, &|_| words(&["rollback"]))
 }

@@ -53,13 +53,29 @@ struct Ready {
     prepared: Prepared,
 }
 
-/// Makes an edit, which `change` describes and `make` makes, returning what it has done, or nothing where nothing is to be done.
-pub(crate) fn run(
-    edit: &Edit,
-    change: &str,
-    output: &Output,
-    make: impl Fn(&mut Live) -> Result<Option<String>>,
-) -> Result<()> {
+/// What is changed.
+pub(crate) trait Changing {
+    /// The command, in short.
+    fn words(&self) -> &str;
+
+    /// Changes the text of what is in force. Returns what has been done, or nothing where nothing is to be done.
+    fn make(&self, live: &mut Live) -> Result<Option<String>>;
+
+    /// Changes text and tables, where the tables need not be made anew for that; if not, both are as they were.
+    fn make_at_once(&self, _guard: &Guard, _live: &mut Live) -> Result<Option<Made>> {
+        Ok(None)
+    }
+}
+
+/// What a change has come to.
+pub(crate) struct Made {
+    /// What was done, for people.
+    pub(crate) said: String,
+    pub(crate) prepared: Prepared,
+}
+
+/// Makes an edit.
+pub(crate) fn run(edit: &Edit, change: &impl Changing, output: &Output) -> Result<()> {
     privilege::require()?;
     let _turn = lock::exclusive()?;
     let mut ready = Vec::new();
@@ -71,13 +87,13 @@ pub(crate) fn run(
         guard.refuse_in_shadow(name)?;
         let mut live = Live::of(&guard)?;
         files.insert(PathBuf::from(&live.kept.file));
-        let Some(said) = make(&mut live).with_context(|| format!("{name} is as it was"))? else {
+        let made = made(change, &guard, &mut live);
+        let Some(Made { said, prepared }) = made.with_context(|| format!("{name} is as it was"))?
+        else {
             results.push(nothing(name, &guard));
             continue;
         };
-        live.kept.change = change.to_owned();
-        let loaded = live.loaded()?;
-        let prepared = policy::prepare(&loaded, Some(&guard.description.policy))?;
+        live.kept.change = change.words().to_owned();
         warn(&prepared, output)?;
         ready.push(Ready {
             name: name.clone(),
@@ -91,7 +107,7 @@ pub(crate) fn run(
     let mut written = Vec::new();
     if edit.save {
         for file in files {
-            written.extend(write(&file, &make)?);
+            written.extend(write(&file, change)?);
         }
     }
     let trial = edit.trial.lasts();
@@ -112,6 +128,19 @@ pub(crate) fn run(
         output.text(format_args!("saved in {}", path.display()))?;
     }
     output.json(&results)
+}
+
+fn made(change: &impl Changing, guard: &Guard, live: &mut Live) -> Result<Option<Made>> {
+    if let Some(made) = change.make_at_once(guard, live)? {
+        return Ok(Some(made));
+    }
+    let Some(said) = change.make(live)? else {
+        return Ok(None);
+    };
+    live.forget_alone();
+    let loaded = live.loaded()?;
+    let prepared = policy::prepare(&loaded, Some(&guard.description.policy))?;
+    Ok(Some(Made { said, prepared }))
 }
 
 fn nothing(name: &str, guard: &Guard) -> Edited {
@@ -171,10 +200,7 @@ const MAX_WARNINGS: usize = 5;
 
 /// Makes the same edit in the files, and writes what they are to be beside them. They may have other changes than are in force, which
 /// stay.
-fn write(
-    file: &Path,
-    make: impl Fn(&mut Live) -> Result<Option<String>>,
-) -> Result<Vec<(PathBuf, Written<RealDisk>)>> {
+fn write(file: &Path, change: &impl Changing) -> Result<Vec<(PathBuf, Written<RealDisk>)>> {
     let why = || {
         format!(
             "nothing is changed, because it could not be saved in {}",
@@ -183,11 +209,11 @@ fn write(
     };
     let before = Live::read(file).with_context(why)?;
     let mut after = before.clone();
-    if make(&mut after).with_context(why)?.is_none() {
+    if change.make(&mut after).with_context(why)?.is_none() {
         return Ok(Vec::new());
     }
     after.loaded().with_context(why)?;
-    let changed = after.changed_since(&before).into_iter();
+    let changed = after.changed_since(&before)?.into_iter();
     changed
         .map(|(path, bytes)| {
             let path = std::fs::canonicalize(&path)

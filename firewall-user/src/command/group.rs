@@ -1,12 +1,15 @@
 //! `firewall group`: add and remove members of the address groups in force.
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::Subcommand;
 
-use super::edit::{self, Edit};
+use super::edit::{self, Changing, Edit, Made};
+use crate::kernel::guard::Guard;
 use crate::live::Live;
+use crate::live::known;
 use crate::output::Output;
 use crate::rules::addresses::parse_block;
+use crate::rules::compile::lists::Way;
 use crate::rules::edit::{Document, Members};
 
 /// What is done about a group.
@@ -34,13 +37,6 @@ pub(crate) enum GroupVerb {
     },
 }
 
-/// Which of the two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    In,
-    Out,
-}
-
 pub(crate) fn run(verb: &GroupVerb, output: &Output) -> Result<()> {
     let (way, word, name, members, edit) = match verb {
         GroupVerb::Add {
@@ -59,10 +55,39 @@ pub(crate) fn run(verb: &GroupVerb, output: &Output) -> Result<()> {
             bail!("{member}: {error}; {}", error.help());
         }
     }
-    let change = format!("group {word} {name} {}", shortened(members));
-    edit::run(edit, &change, output, |live| {
-        change_group(live, name, members, way)
-    })
+    let change = Change {
+        words: format!("group {word} {name} {}", shortened(members)),
+        name,
+        members,
+        way,
+    };
+    edit::run(edit, &change, output)
+}
+
+/// A change of a group.
+struct Change<'a> {
+    words: String,
+    name: &'a str,
+    members: &'a [String],
+    way: Way,
+}
+
+impl Changing for Change<'_> {
+    fn words(&self) -> &str {
+        &self.words
+    }
+
+    fn make(&self, live: &mut Live) -> Result<Option<String>> {
+        change_group(live, self.name, self.members, self.way)
+    }
+
+    fn make_at_once(&self, guard: &Guard, live: &mut Live) -> Result<Option<Made>> {
+        let made = known::change(guard, live, self.name, self.members, self.way)?;
+        Ok(made.map(|prepared| Made {
+            said: said(self.name, self.members, self.way),
+            prepared,
+        }))
+    }
 }
 
 /// Makes the change in the rule file or in the list that the group is made of.
@@ -84,7 +109,7 @@ fn change_group(
             changed.map_err(failed)?
         }
         Members::List(list) => {
-            let mut list = live.list(&list).context("a list that is not kept")?;
+            let mut list = live.list(&list)?;
             match way {
                 Way::In => list.add(members),
                 Way::Out => list.remove(members),
@@ -102,13 +127,15 @@ fn change_group(
             missing.join(", ")
         );
     }
-    Ok((!changed.is_empty()).then(|| {
-        let what = shortened(&changed);
-        match way {
-            Way::In => format!("group `{name}` has {what}"),
-            Way::Out => format!("group `{name}` has {what} no more"),
-        }
-    }))
+    Ok((!changed.is_empty()).then(|| said(name, &changed, way)))
+}
+
+fn said(name: &str, changed: &[String], way: Way) -> String {
+    let what = shortened(changed);
+    match way {
+        Way::In => format!("group `{name}` has {what}"),
+        Way::Out => format!("group `{name}` has {what} no more"),
+    }
 }
 
 /// A few of them by name.

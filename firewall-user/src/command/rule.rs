@@ -3,7 +3,7 @@
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
 
-use super::edit::{self, Edit};
+use super::edit::{self, Changing, Edit};
 use crate::cli::Interfaces;
 use crate::live::Live;
 use crate::output::Output;
@@ -54,22 +54,40 @@ pub(crate) struct Add {
 pub(crate) fn run(verb: &RuleVerb, output: &Output) -> Result<()> {
     match verb {
         RuleVerb::Add(add) => {
-            let change = format!("rule add {}", add.rule.name);
-            edit::run(&add.edit, &change, output, |live| {
-                let beside = add.before.as_deref().or(add.after.as_deref());
-                in_document(live, beside, |document| add_to(document, add))
-            })
+            let words = format!("rule add {}", add.rule.name);
+            edit::run(&add.edit, &Change::Add { words, add }, output)
         }
         RuleVerb::Remove { name, edit } => {
-            let change = format!("rule remove {name}");
-            edit::run(edit, &change, output, |live| {
-                in_document(live, Some(name), |document| {
-                    document.remove_rule(name)?;
-                    Ok(format!("rule `{name}` is gone"))
-                })
-            })
+            let words = format!("rule remove {name}");
+            edit::run(edit, &Change::Remove { words, name }, output)
         }
         RuleVerb::List { interfaces } => super::rules::run(&interfaces.interface, output),
+    }
+}
+
+/// A change of the rules.
+enum Change<'a> {
+    Add { words: String, add: &'a Add },
+    Remove { words: String, name: &'a str },
+}
+
+impl Changing for Change<'_> {
+    fn words(&self) -> &str {
+        let (Self::Add { words, .. } | Self::Remove { words, .. }) = self;
+        words
+    }
+
+    fn make(&self, live: &mut Live) -> Result<Option<String>> {
+        match self {
+            Self::Add { add, .. } => {
+                let beside = add.before.as_deref().or(add.after.as_deref());
+                in_document(live, beside, |document| add_to(document, add))
+            }
+            Self::Remove { name, .. } => in_document(live, Some(name), |document| {
+                document.remove_rule(name)?;
+                Ok(format!("rule `{name}` is gone"))
+            }),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a loaded image came from, in a pinned map beside it: names, counter slots, file. The program never reads it.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blob;
 use crate::counters::Slots;
+use crate::list_rows::KnownList;
 
 /// A loaded generation, for people and for the next generation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +55,12 @@ pub struct Policy {
     pub ports: Vec<(u8, u16)>,
     /// What is counted where.
     pub slots: Slots,
+    /// Its address lists, by their path in the file.
+    #[serde(default)]
+    pub lists: BTreeMap<String, KnownList>,
+    /// How many assertions the file has.
+    #[serde(default)]
+    pub asserts: usize,
 }
 
 /// A rule as it was loaded.
@@ -94,6 +102,8 @@ impl Description {
                 rules: Vec::new(),
                 ports: Vec::new(),
                 slots: Slots::default(),
+                lists: BTreeMap::new(),
+                asserts: 0,
                 ..self.policy.clone()
             },
             ..self.clone()

@@ -20,6 +20,7 @@ mod copied;
 mod growth;
 mod shadow;
 mod switch;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -5,13 +5,13 @@ use std::ops::Deref;
 use super::mapped::{Access, Mapped};
 use anyhow::Result;
 use aya::Pod;
-use aya::maps::{Array, ArrayOfMaps, Map, MapData, MapError};
+use aya::maps::{Array, ArrayOfMaps, IterableMap as _, Map, MapData, MapError};
 use firewall_common::abi::{
     IMAGE_MAP_FLAGS, MAP_IMAGES,
     control::Place,
     image::{Line, SIZE_CLASSES},
 };
-use zerocopy::{FromBytes, Immutable, IntoBytes as _, KnownLayout};
+use zerocopy::FromBytes;
 
 /// An image that is in the kernel.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ pub fn map_name(place: Place) -> &'static str {
 /// # Errors
 ///
 /// What the kernel says, most likely that there is no memory.
-pub fn install(images: &mut Map, place: Place, image: Vec<Line>) -> Result<(), MapError> {
+pub fn install(images: &mut Map, place: Place, image: &[Line]) -> Result<()> {
     match place.class() {
         0 => set::<{ lines(0) }>(images, place.slot(), image),
         1 => set::<{ lines(1) }>(images, place.slot(), image),
@@ -102,19 +102,16 @@ const fn lines(class: usize) -> usize {
     SIZE_CLASSES[class] / size_of::<Line>()
 }
 
-fn set<const LINES: usize>(
-    images: &mut Map,
-    slot: u32,
-    mut image: Vec<Line>,
-) -> Result<(), MapError> {
-    image.resize(LINES, Line::default());
-    let value =
-        Value::<LINES>::ref_from_bytes(image.as_bytes()).expect("as many lines as the value has");
-    let mut inner: Array<MapData, Value<LINES>> = Array::create(1, IMAGE_MAP_FLAGS)?;
-    inner.set(0, value, 0)?;
+fn set<const LINES: usize>(images: &mut Map, slot: u32, image: &[Line]) -> Result<()> {
+    let inner: Array<MapData, Value<LINES>> = Array::create(1, IMAGE_MAP_FLAGS)?;
+    {
+        // What is behind the image is zero already, and takes no time.
+        let mut mapped = Mapped::new(inner.map(), LINES as u32, Access::Write)?;
+        mapped.alone()[..image.len()].copy_from_slice(image);
+    }
     let mut images: ArrayOfMaps<&mut MapData, Array<MapData, Value<LINES>>> =
         ArrayOfMaps::try_from(images)?;
-    images.set(slot, &inner, 0)
+    Ok(images.set(slot, &inner, 0)?)
 }
 
 fn set_again<const LINES: usize>(images: &mut Map, slot: u32) -> Result<(), MapError> {
@@ -125,7 +122,7 @@ fn set_again<const LINES: usize>(images: &mut Map, slot: u32) -> Result<(), MapE
 }
 
 /// A whole image, as the kernel knows the value.
-#[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, FromBytes)]
 #[repr(C)]
 struct Value<const LINES: usize>([Line; LINES]);
 

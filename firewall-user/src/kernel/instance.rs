@@ -267,7 +267,7 @@ impl Instance {
             .ebpf
             .map_mut(image::map_name(place))
             .context("no map for images of this size")?;
-        image::install(images, place, image).context("the kernel did not take the policy's tables")
+        image::install(images, place, &image).context("the kernel did not take the policy's tables")
     }
 
     /// Makes the image in `place` decide, from one packet to the next.

@@ -60,6 +60,10 @@ pub struct KeptList {
     pub added: BTreeSet<String>,
     /// Lines that are not to be in it.
     pub removed: BTreeSet<String>,
+    /// Those of `added` that were put into tables that were there: their addresses are of no other line, and of none of the sets that the
+    /// list is part of otherwise.
+    #[serde(default)]
+    pub alone: BTreeSet<String>,
 }
 
 /// All that a generation came from.

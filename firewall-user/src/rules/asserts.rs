@@ -9,9 +9,11 @@ mod region;
 #[cfg(test)]
 mod tests;
 
+use super::addresses::{Block, SetBuilder};
 use super::diagnostic::{Collector, Diagnostic, Source};
-use super::model::{Action, Direction, RuleSet};
+use super::model::{Action, AddressSet, Direction, RuleSet};
 use super::packet::{Concrete, PacketError, Pattern};
+use super::region::ranges::intersection;
 use super::region::{Region, counterexample};
 use super::shown::quoted;
 use super::typed::RawAssert;
@@ -26,6 +28,7 @@ pub(super) fn check(
     rule_set: &RuleSet,
     places: &[RulePlace],
     source: &Source,
+    within: Option<Within>,
     collector: &mut Collector,
 ) {
     if let Some(one) = raw.get(MAX_ASSERTS) {
@@ -68,6 +71,9 @@ pub(super) fn check(
                 continue;
             }
         };
+        let Some(region) = within_of(region, within) else {
+            continue;
+        };
         if let Some(broken) = broken(rule_set, &region, expect) {
             let message = match &assert.message {
                 Some(message) => format!("an assertion does not hold: {}", message.get_ref()),
@@ -87,6 +93,39 @@ pub(super) fn check(
             });
         }
     }
+}
+
+/// Some packets, where the others are known to be decided as they were.
+#[derive(Clone, Copy, Debug)]
+pub struct Within {
+    /// Their addresses.
+    pub block: Block,
+    /// Whether these are destinations.
+    pub is_destination: bool,
+}
+
+/// The part of a region that is within some packets.
+fn within_of(mut region: Region, within: Option<Within>) -> Option<Region> {
+    let Some(within) = within else {
+        return Some(region);
+    };
+    let mut block = SetBuilder::default();
+    block.push(within.block);
+    let block = block.finish();
+    let side = match within.is_destination {
+        true => &mut region.to,
+        false => &mut region.from,
+    };
+    let part = match side {
+        Some(set) => AddressSet {
+            v4: intersection(&set.v4, &block.v4),
+            v6: intersection(&set.v6, &block.v6),
+        },
+        None => block,
+    };
+    let is_empty = part.v4.is_empty() && part.v6.is_empty();
+    *side = Some(part);
+    (!is_empty).then_some(region)
 }
 
 /// A packet that becomes something else than is expected.

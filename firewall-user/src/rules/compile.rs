@@ -6,13 +6,15 @@
 //! 1. `services` sweeps over ports, ICMP types and protocols: which rules name each of them;
 //! 2. `addresses` sweeps over the address sets: a row for each distinct combination of sets;
 //! 3. `cells` crosses the two and keeps only what the services do not know by themselves, packed into each other's gaps;
-//! 4. `layout` puts everything into one piece of memory.
+//! 4. `layout` puts everything into one piece of memory;
+//! 5. `lists` changes a few addresses in it without all that.
 //!
 //! Each direction has a header and tables of its own in the image; they share the counters.
 
 mod addresses;
 mod cells;
 mod layout;
+pub mod lists;
 mod outcomes;
 mod services;
 mod terms;
@@ -28,6 +30,7 @@ use super::model::{
     Action, AddressSet, Bans, Defaults, Direction, Essentials, Rule, RuleSet, Vlans,
 };
 use crate::counters::{self, Allocator, Slots};
+use crate::list_rows::ListRows;
 use layout::Layout;
 use outcomes::Outcomes;
 
@@ -41,6 +44,8 @@ pub struct Compiled {
     /// Every port that an ingress rule names: protocol and port. What arrives for these is counted by port; what leaves
     /// never is.
     pub ports: Vec<(u8, u16)>,
+    /// What becomes of addresses that come into each list.
+    pub lists: BTreeMap<String, Vec<ListRows>>,
     /// The rules for what arrives.
     pub ingress: Ranking,
     /// The rules for what leaves.
@@ -138,6 +143,7 @@ type RuleNumber = u32;
 pub fn compile(rule_set: &RuleSet, taken: &Slots) -> Result<Compiled, CompileError> {
     let mut layout = Layout::new();
     let mut slots = Allocator::new(taken);
+    let mut lists = BTreeMap::new();
 
     let rules = ranked(rule_set, Direction::Ingress);
     let ports = services::named_ports(rules.iter().map(|&(_, rule)| rule));
@@ -148,6 +154,7 @@ pub fn compile(rule_set: &RuleSet, taken: &Slots) -> Result<Compiled, CompileErr
         &ports,
         &mut slots,
         &mut layout,
+        &mut lists,
     )?;
     let rules = ranked(rule_set, Direction::Egress);
     let egress = if rules.is_empty() && rule_set.defaults.egress == Action::Accept {
@@ -161,6 +168,7 @@ pub fn compile(rule_set: &RuleSet, taken: &Slots) -> Result<Compiled, CompileErr
             &[],
             &mut slots,
             &mut layout,
+            &mut lists,
         )?
     };
 
@@ -181,6 +189,7 @@ pub fn compile(rule_set: &RuleSet, taken: &Slots) -> Result<Compiled, CompileErr
         image,
         slots: slots.finish(&names, &ports.iter().copied().collect()),
         ports,
+        lists,
         ingress,
         egress,
     })
@@ -202,6 +211,7 @@ fn tables(
     ports: &[(u8, u16)],
     slots: &mut Allocator<'_>,
     layout: &mut Layout,
+    lists: &mut BTreeMap<String, Vec<ListRows>>,
 ) -> Result<Ranking, CompileError> {
     let (order, rules): (Vec<usize>, Vec<&Rule>) = ranked.iter().copied().unzip();
     let mut shadows = Shadows::default();
@@ -219,6 +229,10 @@ fn tables(
     let mut cells = cells::Packer::new(layout.next_u64());
     let entries = addresses.entries(&rules, &services, &mut outcomes, &mut cells, &mut shadows)?;
     layout.u64s(&cells.finish());
+    for (path, list) in &rule_set.lists {
+        let rows = addresses.of_list(direction, &list.sets, &entries);
+        lists.entry(path.clone()).or_default().extend(rows);
+    }
 
     let mut top = [0u32; header::LEN as usize];
     let mut set = |field: u32, value: u32| top[field as usize] = value;

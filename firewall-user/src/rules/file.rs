@@ -101,6 +101,16 @@ pub fn parse(source_name: &str, text: &str, base_dir: &Path) -> Result<Loaded, R
 
 /// The same, with address lists from elsewhere.
 pub fn parse_with(source_name: &str, text: &str, lists: lists::From<'_>) -> Result<Loaded, Report> {
+    parse_within(source_name, text, lists, None)
+}
+
+/// The same, but that assertions have to hold only `within` some packets.
+pub fn parse_within(
+    source_name: &str,
+    text: &str,
+    lists: lists::From<'_>,
+    within: Option<asserts::Within>,
+) -> Result<Loaded, Report> {
     let source = Source::new(source_name, text);
     let mut collector = Collector::default();
     if text.len() > MAX_FILE_BYTES {
@@ -140,7 +150,14 @@ pub fn parse_with(source_name: &str, text: &str, lists: lists::From<'_>) -> Resu
             collector.error(|| syntax_error(&source, error, list.as_ref()));
         }
     }
-    asserts::check(&asserts, &rule_set, &rule_places, &source, &mut collector);
+    asserts::check(
+        &asserts,
+        &rule_set,
+        &rule_places,
+        &source,
+        within,
+        &mut collector,
+    );
     let failed = collector.has_errors();
     let report = collector.finish(source_name);
     if failed {

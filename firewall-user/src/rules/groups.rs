@@ -1,6 +1,6 @@
 //! The groups of a rule file, resolved into sets of ranges, and the address lists that they name.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use toml::Spanned;
 use super::addresses::{AddressError, Block, SetBuilder, block, looks_like_address, parse_block};
 use super::diagnostic::{Collector, Diagnostic, Source};
 use super::lists;
-use super::model::{AddressSet, SetId};
+use super::model::{AddressSet, NamedList, SetId};
 use super::names::closest;
 use super::shown::quoted;
 use super::typed::{Members, RawGroup, Texts};
@@ -107,6 +107,10 @@ pub(super) struct Groups<'s> {
     /// Sets that may be equal, because their [`digest`] is.
     by_digest: HashMap<u64, Vec<SetId>>,
     named: Vec<AddressSet>,
+    /// The address lists that each group is made of, and each named set.
+    lists_of: Vec<BTreeSet<String>>,
+    lists_of_named: Vec<BTreeSet<String>>,
+    lists: BTreeMap<String, NamedList>,
 }
 
 /// One thing that a group, `never-ban`, or a rule's `from` or `to` names.
@@ -137,6 +141,9 @@ impl<'s> Groups<'s> {
             by_entries: HashMap::new(),
             by_digest: HashMap::new(),
             named: Vec::new(),
+            lists_of: vec![BTreeSet::new(); raw.len()],
+            lists_of_named: Vec::new(),
+            lists: BTreeMap::new(),
         };
         let mut builders: Vec<SetBuilder> = Vec::with_capacity(raw.len());
         let mut members: Vec<Vec<(usize, Range<usize>)>> = Vec::with_capacity(raw.len());
@@ -156,10 +163,17 @@ impl<'s> Groups<'s> {
                         }
                     }
                 }
-                Members::File(path) => match lists.list(path, source, collector) {
-                    Some(list) => groups.broken[n] = !parse_list(&list, &mut builder, collector),
-                    None => groups.broken[n] = true,
-                },
+                Members::File(path) => {
+                    let list = groups.lists.entry(path.get_ref().clone()).or_default();
+                    list.groups.insert(group.name.get_ref().clone());
+                    groups.lists_of[n].insert(path.get_ref().clone());
+                    match lists.list(path, source, collector) {
+                        Some(list) => {
+                            groups.broken[n] = !parse_list(&list, &mut builder, collector);
+                        }
+                        None => groups.broken[n] = true,
+                    }
+                }
                 Members::Broken => groups.broken[n] = true,
             }
             children.sort_by_key(|member| member.0);
@@ -172,6 +186,12 @@ impl<'s> Groups<'s> {
             for &(child, _) in &members[n] {
                 groups.broken[n] |= groups.broken[child];
                 groups.add(child, &mut builder, raw[n].name.span(), collector);
+                let lists = groups.lists_of[child].clone();
+                groups.lists_of[n].extend(lists);
+            }
+            for list in &groups.lists_of[n] {
+                let list = groups.lists.entry(list.clone()).or_default();
+                list.within.insert(raw[n].name.get_ref().clone());
             }
             groups.sets[n] = builder.finish();
         }
@@ -380,6 +400,9 @@ impl<'s> Groups<'s> {
         collector: &mut Collector,
     ) -> Option<AddressSet> {
         let entries = self.entries(list, collector)?;
+        for list in self.lists_in(&entries) {
+            self.lists.entry(list).or_default().is_entangled = true;
+        }
         Some(self.joined(&entries, list.span(), collector))
     }
 
@@ -390,13 +413,25 @@ impl<'s> Groups<'s> {
             return Some(id);
         }
         let set = self.joined(&entries, list.span(), collector);
+        let lists = self.lists_in(&entries);
         let same_digest = self.by_digest.entry(digest(&set)).or_default();
         let id = match same_digest.iter().find(|id| self.named[id.0] == set) {
-            Some(&id) => id,
+            Some(&id) => {
+                for list in lists.symmetric_difference(&self.lists_of_named[id.0]) {
+                    let list = self.lists.entry(list.clone()).or_default();
+                    list.is_entangled = true;
+                }
+                id
+            }
             None => {
                 let id = SetId(self.named.len());
                 self.named.push(set);
                 same_digest.push(id);
+                for list in &lists {
+                    let list = self.lists.entry(list.clone()).or_default();
+                    list.sets.insert(id);
+                }
+                self.lists_of_named.push(lists);
                 id
             }
         };
@@ -404,21 +439,43 @@ impl<'s> Groups<'s> {
         Some(id)
     }
 
+    /// The address lists that entries are made of.
+    fn lists_in(&self, entries: &[Entry]) -> BTreeSet<String> {
+        let groups = entries.iter().filter_map(|entry| match entry {
+            Entry::Group(n) => Some(*n),
+            Entry::Block(_) => None,
+        });
+        groups
+            .flat_map(|n| self.lists_of[n].iter().cloned())
+            .collect()
+    }
+
     /// A set that [`Self::set_of`] named.
     pub(super) fn set(&self, id: SetId) -> &AddressSet {
         &self.named[id.0]
     }
 
-    /// The sets that rules name, in the order of their ids, and every group by name.
-    pub(super) fn finish(self) -> (Vec<AddressSet>, BTreeMap<String, AddressSet>) {
+    /// The sets that rules name, in the order of their ids, every group by name, and the address lists that they are made of.
+    pub(super) fn finish(self) -> Resolved {
         let mut sets: Vec<Option<AddressSet>> = self.sets.into_iter().map(Some).collect();
         let groups = self
             .index
             .into_iter()
             .filter_map(|(name, n)| Some((name, sets[n].take()?)))
             .collect();
-        (self.named, groups)
+        Resolved {
+            sets: self.named,
+            groups,
+            lists: self.lists,
+        }
     }
+}
+
+/// What has been resolved, as [`super::model::RuleSet`] has it.
+pub(super) struct Resolved {
+    pub(super) sets: Vec<AddressSet>,
+    pub(super) groups: BTreeMap<String, AddressSet>,
+    pub(super) lists: BTreeMap<String, NamedList>,
 }
 
 /// A hash of a set's size and of some of its ranges: hashing a million would take longer than the comparison it saves.

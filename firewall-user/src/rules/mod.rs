@@ -16,7 +16,7 @@ pub mod packet;
 pub mod region;
 pub mod validate;
 
-mod asserts;
+pub mod asserts;
 mod groups;
 mod shown;
 mod syntax;
@@ -24,7 +24,7 @@ mod typed;
 mod values;
 
 pub use diagnostic::{Diagnostic, Report, Severity, Source};
-pub use file::{Loaded, load, parse, parse_with};
+pub use file::{Loaded, load, parse, parse_with, parse_within};
 pub use groups::{MAX_EXPANDED_RANGES, MAX_LIST_ERRORS};
 pub use lists::MAX_LIST_BYTES;
 

@@ -5,7 +5,7 @@
 
 mod terms;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use firewall_common::abi::flow::{MAX_BUCKETS, MAX_TIMEOUT_TICKS, MIN_BUCKETS, Timeouts, WAYS};
@@ -237,6 +237,21 @@ pub struct RuleSet {
     pub rules: Vec<Rule>,
     /// Group names of the file, for messages and live edits, each with its resolved set.
     pub groups: BTreeMap<String, AddressSet>,
+    /// The address lists that groups are made of, by their path in the file.
+    pub lists: BTreeMap<String, NamedList>,
+}
+
+/// What an address list is part of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamedList {
+    /// Groups that are this list.
+    pub groups: BTreeSet<String>,
+    /// All groups that it is part of, these among them.
+    pub within: BTreeSet<String>,
+    /// Sets of [`RuleSet::sets`] that it is part of.
+    pub sets: BTreeSet<SetId>,
+    /// Whether more depends on it: a set that is now the same as one without it, or who is never banned.
+    pub is_entangled: bool,
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use toml::Spanned;
 
 use super::addresses::looks_like_address;
 use super::diagnostic::{Collector, Diagnostic, Source, count_newlines};
-use super::groups::Groups;
+use super::groups::{Groups, Resolved};
 use super::lists;
 use super::model::{Action, Direction, Protocol, Rule, RuleSet, SetId};
 use super::shown::quoted;
@@ -89,7 +89,11 @@ pub(super) fn validate(
     let limits = validator.limits(&file.limits);
     let bans = validator.bans(&file.bans);
     let vlans = file.vlans.as_ref().map(|vlans| validator.vlans(vlans));
-    let (sets, groups) = validator.groups.finish();
+    let Resolved {
+        sets,
+        groups,
+        lists,
+    } = validator.groups.finish();
     let rule_set = RuleSet {
         defaults: file.defaults,
         essentials: file.essentials,
@@ -100,6 +104,7 @@ pub(super) fn validate(
         sets,
         rules,
         groups,
+        lists,
     };
     (rule_set, places)
 }

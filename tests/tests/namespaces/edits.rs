@@ -1,6 +1,7 @@
 //! Live edits, seen by packets and in the files: each does what it says, or nothing at all and says why.
 
 mod game;
+mod known;
 mod random;
 
 use std::fs;

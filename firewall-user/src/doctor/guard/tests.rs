@@ -57,6 +57,8 @@ fn description(text: &[u8]) -> Description {
             rules: Vec::new(),
             ports: Vec::new(),
             slots: Slots::default(),
+            lists: std::collections::BTreeMap::new(),
+            asserts: 0,
         },
     }
 }

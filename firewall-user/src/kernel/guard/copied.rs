@@ -55,18 +55,10 @@ impl Guard {
 
         let place = self.place();
         let map_of = |name: &str| format!("copying the map {name}");
-        let id = {
-            // The system call is that of an array of u32: each is the id of a map.
-            let images: Array<MapData, u32> =
-                Array::try_from(Map::Array(self.open(image::map_name(place))?))?;
-            images
-                .get(&place.slot(), 0)
-                .context("asking for the policy's tables")?
-        };
-        let inner = || MapData::from_id(id).context("opening the policy's tables");
-        let tables = Tables::of(&inner()?, place.class())?;
+        let tables = Tables::of(&self.image(place)?, place.class())?;
         let images = map_mut(&mut instance, image::map_name(place))?;
-        image::share(images, place, inner()?).context("sharing the policy's tables")?;
+        let shared = image::share(images, place, self.image(place)?);
+        shared.context("sharing the policy's tables")?;
         instance.activate(place)?;
 
         for name in TABLES {

@@ -66,6 +66,9 @@ impl Trial {
     }
 }
 
+/// Largest image that stays in memory until another takes its place.
+const MAX_IDLE_BYTES: usize = 8 << 20;
+
 /// The time that is so far ahead, in jiffies.
 pub(super) fn deadline(pins: &Pins, ahead: Duration) -> Result<u64> {
     let jiffies = ahead.as_secs().saturating_mul(clock::hz()?.into());
@@ -97,7 +100,7 @@ impl Guard {
         let place = self.free_place(image::class_of(&image))?;
         let mut counters = self.make_room(&description)?;
         let mut images = Map::ArrayOfMaps(self.open(image::map_name(place))?);
-        image::install(&mut images, place, image)
+        image::install(&mut images, place, &image)
             .context("the kernel did not take the policy's tables")?;
         // Slots that are new may have counted something else before, in any of the maps. Nobody does any more: with an array
         // of maps the kernel has just waited until every program that was running has ended (`maybe_wait_bpf_programs`,
@@ -269,10 +272,13 @@ impl Guard {
     /// A place of size class `class` that nothing is in which is needed.
     pub(super) fn free_place(&self, class: u32) -> Result<Place> {
         let needed = self.needed()?;
-        let mut places = (0..SLOTS).map(|slot| Place::new(class, slot));
-        places
-            .find(|place| !needed.contains(place))
-            .context("there is no room for another generation")
+        let places = (0..SLOTS).map(|slot| Place::new(class, slot));
+        let mut free: Vec<Place> = places.filter(|place| !needed.contains(place)).collect();
+        // What is idle there is freed by being replaced.
+        let is_idle = |place: &Place| pins::exists(&self.pins.policy(*place)).is_ok_and(|is| is);
+        free.sort_by_key(|place| !is_idle(place));
+        let place = free.first().copied();
+        place.context("there is no room for another generation")
     }
 
     /// The places of what is in force, of what was so before, and of a candidate.
@@ -292,14 +298,21 @@ impl Guard {
         }
     }
 
-    /// Frees the memory of images that nobody needs.
+    /// Frees the memory of images that nobody needs, but for a small one which the next generation will replace: the kernel takes
+    /// milliseconds to free it.
     pub(super) fn free(&self) -> Result<()> {
         let needed = self.needed()?;
+        let in_force = self.place().class();
+        let mut may_idle = SIZE_CLASSES[in_force as usize] <= MAX_IDLE_BYTES;
         for class in 0..SIZE_CLASSES.len() as u32 {
             for slot in 0..SLOTS {
                 let place = Place::new(class, slot);
                 let description = self.pins.policy(place);
                 if needed.contains(&place) || !pins::exists(&description)? {
+                    continue;
+                }
+                if may_idle && class == in_force {
+                    may_idle = false;
                     continue;
                 }
                 self.free_image(place)?;

@@ -8,11 +8,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 use firewall_common::abi::image::{AddressTable, Candidate, Entry, column};
 
 use super::cells::{MAX_CELLS, Packer, SparseRow};
+use super::lists::list_rows;
 use super::outcomes::Outcomes;
 use super::services::Services;
 use super::{CompileError, RuleNumber, Shadows, layout::Layout};
-use crate::rules::model::{AddressSet, Protocol, Rule, SetId};
+use crate::list_rows::ListRows;
+use crate::rules::model::{AddressSet, Direction, Protocol, Rule, SetId};
 use tree::Address;
+pub(super) use tree::change;
 
 /// Most pairs of a source and a destination row that rules with both may span, all together.
 const MAX_PAIRS: usize = 1 << 22;
@@ -29,6 +32,8 @@ struct Side {
     /// Row of each range, for IPv4 and IPv6: first addresses ascending from 0, with the row up to the next.
     v4: Vec<(u32, u32)>,
     v6: Vec<(u128, u32)>,
+    /// Sets that rules name.
+    named: BTreeSet<SetId>,
     /// Sets in each row; rows of this side begin at `first_row`.
     members: Vec<Vec<SetId>>,
     first_row: u32,
@@ -173,6 +178,25 @@ impl Addresses {
         ];
         fields(tables)
     }
+
+    /// What becomes of the rows of addresses that come into a list which is part of `sets`, the rows having these `entries`.
+    pub(super) fn of_list(
+        &self,
+        direction: Direction,
+        sets: &BTreeSet<SetId>,
+        entries: &[Entry],
+    ) -> impl Iterator<Item = ListRows> {
+        let sides = [(false, &self.source), (true, &self.destination)];
+        sides.into_iter().filter_map(move |(is_destination, side)| {
+            let own = &entries[side.first_row as usize..];
+            let rows: Vec<(&[SetId], Entry)> = (side.members.iter())
+                .map(|sets| &sets[..])
+                .zip(own.iter().copied())
+                .collect();
+            let place = (direction, is_destination);
+            list_rows(place, sets, &side.named, entries[0], &rows)
+        })
+    }
 }
 
 /// Tables as the header has them.
@@ -185,7 +209,7 @@ fn fields<const N: usize>(tables: [AddressTable; N]) -> impl Iterator<Item = u32
 
 impl Side {
     fn build(named: impl Iterator<Item = SetId>, sets: &[AddressSet], first_row: u32) -> Self {
-        let named: Vec<SetId> = named.collect::<BTreeSet<_>>().into_iter().collect();
+        let named: BTreeSet<SetId> = named.collect();
         let mut members = Members {
             known: HashMap::from([(0, 0)]),
             rows: Vec::new(),
@@ -196,6 +220,7 @@ impl Side {
         Self {
             v4,
             v6,
+            named,
             members: members.rows,
             first_row,
         }
@@ -230,7 +255,7 @@ impl Fingerprints {
 
 /// Cuts the address space where membership in any of the `named` sets changes.
 fn sweep<'a, A: Address + 'a>(
-    named: &[SetId],
+    named: &BTreeSet<SetId>,
     ranges: impl Fn(SetId) -> &'a Vec<(A, A)>,
     members: &mut Members,
 ) -> Vec<(A, u32)> {

@@ -5,6 +5,8 @@ use firewall_common::abi::image::{Line, Record, header};
 /// An image under construction. `u32` indices are enough: the largest image has 2^27 bytes.
 pub(super) struct Layout {
     words: Vec<u64>,
+    /// Words of the image before these.
+    before: usize,
 }
 
 impl Layout {
@@ -12,6 +14,15 @@ impl Layout {
     pub(super) fn new() -> Self {
         Self {
             words: vec![0; header::BOTH as usize / 2],
+            before: 0,
+        }
+    }
+
+    /// What comes behind the lines of an image that is there.
+    pub(super) fn behind(image: &[Line]) -> Self {
+        Self {
+            words: Vec::new(),
+            before: size_of_val(image) / size_of::<u64>(),
         }
     }
 
@@ -47,13 +58,13 @@ impl Layout {
 
     /// The index that the next `u64` gets.
     pub(super) fn next_u64(&self) -> u32 {
-        self.words.len() as u32
+        (self.before + self.words.len()) as u32
     }
 
     /// The index that the next record gets.
     pub(super) fn next_record(&mut self) -> u32 {
         self.align(2);
-        self.words.len() as u32 / 2
+        self.next_u64() / 2
     }
 
     /// Appends `values`, returns their `u64` index.
@@ -84,7 +95,7 @@ impl Layout {
         }
     }
 
-    /// The image.
+    /// The image, or what comes behind it, which begins at a line and so is aligned like it.
     pub(super) fn finish(mut self) -> Vec<Line> {
         self.align(8);
         self.words
@@ -97,7 +108,7 @@ impl Layout {
 
     /// Appends words, returns the index of the first.
     fn append(&mut self, words: impl Iterator<Item = u64>) -> u32 {
-        let index = self.words.len() as u32;
+        let index = self.next_u64();
         self.words.extend(words);
         index
     }

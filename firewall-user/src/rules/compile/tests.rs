@@ -16,7 +16,7 @@ use crate::rules::model::{Action, AddressSet, Defaults, Protocol, Rule, SetId, T
 use crate::rules::oracle;
 
 // Few distinct values, so that rules overlap and packets hit edges.
-const V4: [u32; 8] = [
+pub(super) const V4: [u32; 8] = [
     0,
     0x0a00_0000,
     0x0a00_0001,
@@ -26,7 +26,7 @@ const V4: [u32; 8] = [
     0xc633_6407,
     u32::MAX,
 ];
-const V6: [u128; 6] = [
+pub(super) const V6: [u128; 6] = [
     0,
     0x2001_0db8 << 96,
     (0x2001_0db8 << 96) + 1,
@@ -192,15 +192,15 @@ pub(in crate::rules) fn packet() -> impl Strategy<Value = Packet> {
 
 /// What the tables of one direction make of a packet.
 #[derive(Debug)]
-struct Found {
-    rule: Option<usize>,
+pub(super) struct Found {
+    pub(super) rule: Option<usize>,
     outcome: Outcome,
     /// Names of the rules, and ports, that the counted slots stand for.
     rules: Vec<String>,
     ports: Vec<(u8, u16)>,
 }
 
-fn by_tables(compiled: &Compiled, direction: Direction, packet: &Packet) -> Found {
+pub(super) fn by_tables(compiled: &Compiled, direction: Direction, packet: &Packet) -> Found {
     let counted = RefCell::new(Vec::new());
     let world = HostWorld::new(&compiled.image, |slot, tally: Tally| {
         assert_eq!(tally.bytes, packet.frame_bytes);

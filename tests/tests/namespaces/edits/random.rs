@@ -277,7 +277,7 @@ fn frames() -> Vec<Vec<u8>> {
 }
 
 /// Whether the program at work lets each of the frames in.
-fn verdicts_in_force(host: &Host, frames: &[Vec<u8>]) -> Result<Vec<bool>> {
+pub(super) fn verdicts_in_force(host: &Host, frames: &[Vec<u8>]) -> Result<Vec<bool>> {
     host.enter(|| {
         let pin = host.state().join("program");
         let program = Xdp::from_pin(pin, XdpAttachType::Interface)?;

@@ -1,5 +1,8 @@
 //! Ranges of addresses become the root and the trees that [`firewall_common::decide::address`] follows.
 
+mod change;
+mod read;
+
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
@@ -7,13 +10,15 @@ use firewall_common::abi::image::{AddressTable, Entry, Lanes, Line, node};
 
 use crate::rules::compile::layout::Layout;
 
+pub(in crate::rules::compile) use change::change;
+
 /// Bytes a range that a root and the nodes under it may take: the largest root that keeps to it is taken. Nodes of random
 /// IPv4 prefixes are then a quarter full or more, and most trees have one node.
 const BYTES_PER_RANGE: usize = 12;
 
 /// An address of either family, as a number.
 pub(in crate::rules::compile) trait Address:
-    Copy + Ord + Into<u128>
+    Copy + Ord + Into<u128> + TryFrom<u128>
 {
     /// The lowest address.
     const ZERO: Self;
@@ -433,8 +438,51 @@ mod tests {
         ]
     }
 
+    /// Each row becomes the next one from `first` to `last`, twice.
+    fn check_change<A: Find>(ranges: &[(A, u32)], probes: &[A], (a, b): (A, A), root_bits: u32) {
+        let rows = ROWS.iter().map(|row| row.0);
+        let next_row = rows.clone().zip(rows.cycle().skip(1)).collect();
+        let (first, last) = (a.min(b), a.max(b));
+        let mut image = image(ranges, root_bits);
+        let line = TABLE / header::ADDRESS_TABLE_LEN;
+        for _ in 0..2 {
+            change(&mut image, line, (first, last), &next_row).unwrap();
+        }
+        let edges = ranges
+            .iter()
+            .flat_map(|&(first, _)| [Some(first), first.next()])
+            .chain([Some(first), Some(last), first.next(), last.next()])
+            .flatten();
+        let probes = edges.chain(probes.iter().copied());
+        let changed = |address: A| match first <= address && address <= last {
+            true => (naive(ranges, address) + 2) % ROWS.len() as u32,
+            false => naive(ranges, address),
+        };
+        expect(&image, probes.map(|address| (address, changed(address))));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn changed_ipv4_trees_agree_with_a_search(
+            ranges in ranges(v4()),
+            probes in prop::collection::vec(v4(), 50),
+            changed in (v4(), v4()),
+            root_bits in u32::ROOT_BITS,
+        ) {
+            check_change(&ranges, &probes, changed, root_bits);
+        }
+
+        #[test]
+        fn changed_ipv6_trees_agree_with_a_search(
+            ranges in ranges(v6()),
+            probes in prop::collection::vec(v6(), 50),
+            changed in (v6(), v6()),
+            root_bits in u128::ROOT_BITS,
+        ) {
+            check_change(&ranges, &probes, changed, root_bits);
+        }
 
         #[test]
         fn ipv4_trees_agree_with_a_search(

@@ -1,0 +1,30 @@
+//! The image that decides, as the kernel has it.
+
+use anyhow::{Context as _, Result};
+use aya::maps::{Array, Map, MapData};
+use firewall_common::abi::control::Place;
+
+use super::Guard;
+use crate::kernel::image::{self, Tables};
+
+impl Guard {
+    /// The image that decides. Behind its end the tables are zero.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn tables(&self) -> Result<Tables> {
+        let place = self.place();
+        Tables::of(&self.image(place)?, place.class())
+    }
+
+    /// The map with the image in `place`.
+    pub(super) fn image(&self, place: Place) -> Result<MapData> {
+        // The system call is that of an array of u32: each is the id of a map.
+        let images = Map::Array(self.open(image::map_name(place))?);
+        let images: Array<MapData, u32> = Array::try_from(images)?;
+        let id = images.get(&place.slot(), 0);
+        let id = id.context("asking for the policy's tables")?;
+        MapData::from_id(id).context("opening the policy's tables")
+    }
+}
