@@ -405,6 +405,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::{self, Source, lists};
 
     /// Messages of the warnings about what egress rules do not hold for.
     fn holes(rules: &str) -> Vec<String> {
@@ -450,5 +451,73 @@ mod tests {
         assert_eq!(defaults("accept", "drop").len(), 1);
         assert!(defaults("accept", "accept").is_empty());
         assert!(defaults("drop", "drop").is_empty());
+    }
+
+    /// What is known of list `a`, which has 192.0.2.0/24, under these groups and rules; `b` has 198.51.100.0/24.
+    fn known(groups: &str, rules: &str) -> KnownList {
+        let text = format!("version = 1\n[groups]\na = {{ file = \"a\" }}\n{groups}\n{rules}");
+        let list = |path: &str, text: &str| (path.to_owned(), Source::new(path, text));
+        let lists = [list("a", "192.0.2.0/24\n"), list("b", "198.51.100.0/24\n")].into();
+        let kept = lists::From::Kept(&lists);
+        let loaded = rules::parse_with("a.toml", &text, kept).expect("it is valid");
+        let mut policy = prepare(&loaded, None).expect("it is small").policy;
+        policy.lists.remove("a").expect("it is there")
+    }
+
+    fn rule(name: &str, sides: &str) -> String {
+        format!("[[rule]]\nname = \"{name}\"\naction = \"drop\"\n{sides}\n")
+    }
+
+    /// How many sides there are on which it is known what an address more in the list becomes, if it is known at all.
+    fn sides(list: &KnownList) -> Option<usize> {
+        let rows = list.rows.as_ref()?;
+        let becomes = rows.iter().filter(|rows| !rows.rows.is_empty());
+        Some(becomes.count())
+    }
+
+    #[test]
+    fn it_is_known_what_an_address_more_in_a_list_becomes() {
+        let from = rule("x", "from = [\"a\"]");
+        let list = known("", &from);
+        assert_eq!(list.groups, ["a".to_owned()].into());
+        assert_eq!(sides(&list), Some(1));
+        assert_eq!(sides(&known("", "")), Some(0));
+        let both = from.clone()
+            + &rule("y", "to = [\"a\"]")
+            + &rule("z", "to = [\"a\"]\ndirection = \"egress\"");
+        assert_eq!(sides(&known("", &both)), Some(3));
+        // In a group of groups, which the rule is told by.
+        let nested = known(
+            "wide = [\"a\", \"203.0.113.0/24\"]",
+            &rule("x", "from = [\"wide\"]"),
+        );
+        assert_eq!(sides(&nested), Some(1));
+        // Addresses of no set beside those of `more` become something, these do not: there is no row of both yet.
+        let beside = from + &rule("y", "from = [\"more\"]");
+        let list = known("more = [\"203.0.113.0/24\"]", &beside);
+        assert_eq!(list.rows.map(|rows| rows[0].rows.len()), Some(1));
+    }
+
+    #[test]
+    fn nothing_is_known_of_a_list_on_which_more_depends() {
+        let from = rule("x", "from = [\"a\"]");
+        for (groups, rules) in [
+            // Who is never banned.
+            ("", format!("[bans]\nnever-ban = [\"a\"]\n{from}")),
+            // A set that is the same by accident.
+            (
+                "same = [\"192.0.2.0/24\"]",
+                from.clone() + &rule("y", "from = [\"same\"]"),
+            ),
+            // The rule is told by how many ranges it has, or by a group that has the same ones.
+            ("", rule("x", "from = [\"a\", \"203.0.113.0/24\"]")),
+            ("Same = [\"192.0.2.0/24\"]", from.clone()),
+        ] {
+            assert_eq!(sides(&known(groups, &rules)), None, "{groups} {rules}");
+        }
+        // Of another list, all is known.
+        let other = "b = { file = \"b\" }";
+        let list = known(other, &format!("[bans]\nnever-ban = [\"b\"]\n{from}"));
+        assert_eq!(sides(&list), Some(1));
     }
 }
