@@ -17,6 +17,7 @@ use crate::command::ports::Ports;
 use crate::command::rollback::Rollback;
 use crate::command::rule::RuleVerb;
 use crate::command::shadow::Shadow;
+use crate::command::top::Top;
 use crate::command::unban::Unban;
 use crate::command::upgrade::Upgrade;
 use crate::output::{Differs, Format, Output, Refused, Unwell};
@@ -86,6 +87,8 @@ enum Verb {
     },
     /// What comes for which port: those that rules name, and those most knocked at that none does.
     Ports(Ports),
+    /// What comes and goes, live, on a terminal: rates by rule, reason, port and talker, and bans; keys sort, filter and ban.
+    Top(Top),
     /// What this host has opened and may be answered, the most recent first.
     Flows {
         /// A guarded interface; all of its network namespace share their flows.
@@ -152,6 +155,7 @@ pub fn run() -> ExitCode {
             command::stats::run(&interfaces.interface, watch, &output)
         }
         Verb::Ports(ports) => command::ports::run(&ports, &output),
+        Verb::Top(top) => command::top::run(&top),
         Verb::Flows { interface, filter } => command::flows::run(&interface, &filter, &output),
         Verb::Ban(ban) => command::ban::run(&ban, &output),
         Verb::Unban(unban) => command::unban::run(&unban, &output),

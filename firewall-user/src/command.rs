@@ -20,6 +20,7 @@ pub(crate) mod rules;
 pub(crate) mod shadow;
 pub(crate) mod stats;
 pub(crate) mod status;
+pub(crate) mod top;
 pub(crate) mod unban;
 pub(crate) mod upgrade;
 mod watch;

@@ -205,7 +205,7 @@ impl<'a> Shown<'a> {
 }
 
 /// Who gave a ban, by the counter slot of a rule.
-fn by(guard: &Guard, slot: u32) -> String {
+pub(super) fn by(guard: &Guard, slot: u32) -> String {
     if slot == 0 {
         return "command".to_owned();
     }

@@ -30,22 +30,22 @@ pub(crate) struct Ports {
 
 /// The ports of an interface. The shape is documented in the README and stable.
 #[derive(Clone, Debug, Serialize)]
-struct Shown {
+pub(super) struct Shown {
     interface: String,
     /// Every port that a rule names.
-    named: Vec<Port>,
+    pub(super) named: Vec<Port>,
     /// Those most knocked at that no rule names: what came since the port has its place in the table, so never too much.
-    unnamed: Vec<Port>,
+    pub(super) unnamed: Vec<Port>,
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct Port {
-    protocol: String,
-    port: u16,
-    packets: u64,
-    bytes: u64,
+pub(super) struct Port {
+    pub(super) protocol: String,
+    pub(super) port: u16,
+    pub(super) packets: u64,
+    pub(super) bytes: u64,
     /// TCP connections that they open; `null` for other protocols.
-    connections: Option<u64>,
+    pub(super) connections: Option<u64>,
 }
 
 pub(crate) fn run(ports: &Ports, output: &Output) -> Result<()> {
@@ -60,7 +60,7 @@ pub(crate) fn run(ports: &Ports, output: &Output) -> Result<()> {
     })
 }
 
-fn read(name: &str, guard: &Guard, limit: usize) -> Result<Shown> {
+pub(super) fn read(name: &str, guard: &Guard, limit: usize) -> Result<Shown> {
     let policy = &guard.description.policy;
     let sums = Sums::read(&policy.slots, |slots| {
         guard.counters()?.read(slots.iter().copied())

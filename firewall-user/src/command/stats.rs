@@ -16,71 +16,71 @@ use crate::rules::names;
 
 /// Everything counted on an interface. The shape is documented in the README and stable.
 #[derive(Clone, Debug, Serialize)]
-struct Stats {
+pub(super) struct Stats {
     interface: String,
-    mode: &'static str,
-    generation: u64,
-    rules: Vec<Named>,
+    pub(super) mode: &'static str,
+    pub(super) generation: u64,
+    pub(super) rules: Vec<Named>,
     /// Why packets were dropped, `rule` standing for all rules that drop.
-    reasons: Vec<Reason>,
+    pub(super) reasons: Vec<Reason>,
     /// What passed without a rule.
-    passes: Vec<Reason>,
+    pub(super) passes: Vec<Reason>,
     ports: Vec<Port>,
     /// The flow table of the network namespace.
-    flows: Flows,
+    pub(super) flows: Flows,
     /// What arrived.
-    totals: Totals,
+    pub(super) totals: Totals,
     /// What left.
-    egress: Totals,
+    pub(super) egress: Totals,
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct Named {
-    name: String,
-    packets: u64,
-    bytes: u64,
+pub(super) struct Named {
+    pub(super) name: String,
+    pub(super) packets: u64,
+    pub(super) bytes: u64,
     /// TCP connections that they open.
     connections: u64,
     /// Packets that it would have accepted, had they not been over its limit.
-    limited: u64,
+    pub(super) limited: u64,
     #[serde(skip)]
     limited_bytes: u64,
     #[serde(skip)]
-    accepts: bool,
+    pub(super) accepts: bool,
     #[serde(skip)]
-    is_egress: bool,
+    pub(super) is_egress: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct Reason {
-    reason: &'static str,
-    packets: u64,
-    bytes: u64,
+pub(super) struct Reason {
+    pub(super) reason: &'static str,
+    pub(super) packets: u64,
+    pub(super) bytes: u64,
     #[serde(skip)]
-    is_egress: bool,
+    pub(super) is_egress: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct Port {
+pub(super) struct Port {
     protocol: String,
     port: u16,
-    packets: u64,
-    bytes: u64,
+    pub(super) packets: u64,
+    pub(super) bytes: u64,
     /// TCP connections that they open, let in or not.
     connections: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-struct Sum {
-    packets: u64,
-    bytes: u64,
+pub(super) struct Sum {
+    pub(super) packets: u64,
+    pub(super) bytes: u64,
 }
 
 /// How full the flow table is, and what became of flows that this interface's packets opened.
 #[derive(Clone, Debug, Serialize)]
-struct Flows {
+pub(super) struct Flows {
     #[serde(flatten)]
-    fill: Fill,
+    pub(super) fill: Fill,
     created: u64,
     /// Of those, opened in the slot of a live one, which is forgotten.
     evicted: u64,
@@ -89,9 +89,9 @@ struct Flows {
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
-struct Totals {
-    accepted: Sum,
-    dropped: Sum,
+pub(super) struct Totals {
+    pub(super) accepted: Sum,
+    pub(super) dropped: Sum,
 }
 
 pub(crate) fn run(names: &[String], watch: bool, output: &Output) -> Result<()> {
@@ -109,7 +109,7 @@ pub(crate) fn run(names: &[String], watch: bool, output: &Output) -> Result<()> 
     })
 }
 
-fn read(name: &str, guard: &Guard) -> Result<Stats> {
+pub(super) fn read(name: &str, guard: &Guard) -> Result<Stats> {
     let policy = &guard.description.policy;
     let sums = Sums::read(&policy.slots, |slots| {
         guard.counters()?.read(slots.iter().copied())
