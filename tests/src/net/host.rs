@@ -95,7 +95,11 @@ impl Host {
     }
 
     /// Starts a program here, with the files that it was given.
-    pub(super) fn start(&self, command: &mut Command) -> Result<Child> {
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub fn start(&self, command: &mut Command) -> Result<Child> {
         self.enter(|| {
             command
                 .env("PATH", path())

@@ -24,6 +24,7 @@ mod resets;
 mod shadow;
 mod shapes;
 mod switching;
+mod top;
 mod traffic;
 mod trials;
 mod upgrade;
