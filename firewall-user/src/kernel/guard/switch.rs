@@ -4,7 +4,6 @@
 //! that whoever is killed leaves the old generation or the new one. Images lie in the places that the word names, those of the generation that
 //! decides and of the one before; any other place is free.
 
-use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
@@ -21,6 +20,10 @@ use crate::kernel::description::Description;
 use crate::kernel::image;
 use crate::kernel::kept::{Archive, Source};
 use crate::kernel::pins::{self, Pins};
+
+/// Images of this size and smaller are not freed when nobody needs them any more, but give way to the next in their place: freeing one
+/// takes the kernel some ten milliseconds, in which it waits for all programs that are running. There are [`SLOTS`] of each size.
+const MAX_SPARED_BYTES: usize = 2 << 20;
 
 /// A generation to be put in force.
 #[derive(Debug)]
@@ -102,8 +105,8 @@ impl Guard {
         // Slots that are new may have counted something else before, in any of the maps. Nobody does any more: with an array
         // of maps the kernel has just waited until every program that was running has ended (`maybe_wait_bpf_programs`,
         // kernel/bpf/syscall.c), so that none has an earlier generation in hand, nor earlier counters.
-        let old: HashSet<u32> = slots(&self.description).collect();
-        counters.clear(slots(&description).filter(|slot| !old.contains(slot)))?;
+        let old: Vec<u32> = slots(&self.description).collect();
+        counters.clear(slots(&description).filter(|slot| old.binary_search(slot).is_err()))?;
         description.pin(&self.pins.policy(place))?;
         self.archive().keep(&source)?;
         if description.policy.bans_by_rule.is_some() {
@@ -292,10 +295,13 @@ impl Guard {
         }
     }
 
-    /// Frees the memory of images that nobody needs.
+    /// Frees the memory of large images that nobody needs.
     pub(super) fn free(&self) -> Result<()> {
         let needed = self.needed()?;
         for class in 0..SIZE_CLASSES.len() as u32 {
+            if SIZE_CLASSES[class as usize] <= MAX_SPARED_BYTES {
+                continue;
+            }
             for slot in 0..SLOTS {
                 let place = Place::new(class, slot);
                 let description = self.pins.policy(place);
