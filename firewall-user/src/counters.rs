@@ -1,40 +1,49 @@
 //! What each counter slot counts. One packet is one write in the kernel wherever the tables know both the rule and the
 //! port; how many packets a rule, a port or a reason had is therefore a sum over slots.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
 
 use firewall_common::abi::counter::{
     Counter, FLOWS_CONTENDED, FLOWS_CREATED, FLOWS_EVICTED, MAX_SLOTS, NAMED_BASE,
 };
 use firewall_common::abi::reason::{DropReason, PassReason};
+use foldhash::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// What the packets in a slot have in common.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Subject {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Subject<Name = String> {
     /// Decided by this rule, whatever the port.
-    Rule(String),
+    Rule(Name),
     /// Arrived for this port of this protocol; another slot counts who decided.
     Port(u8, u16),
     /// Decided by this rule, for this port of this protocol.
-    RuleAtPort(String, u8, u16),
+    RuleAtPort(Name, u8, u16),
     /// Accepted because no rule matched, for this port of this protocol.
     AcceptedAtPort(u8, u16),
     /// Dropped because no rule matched, for this port of this protocol.
     DroppedAtPort(u8, u16),
     /// Accepted by this rule, and dropped because it is over the rule's limit.
-    Over(String),
+    Over(Name),
     /// The same of what leaves.
-    EgressOver(String),
+    EgressOver(Name),
 }
 
-impl Subject {
-    /// The rule that decided, if the slot tells.
-    pub fn rule(&self) -> Option<&str> {
+impl<Name> Subject<Name> {
+    /// The same, of a rule that is called otherwise.
+    pub fn map<'s, Other>(&'s self, name: impl FnOnce(&'s Name) -> Other) -> Subject<Other> {
         match self {
-            Self::Rule(name) | Self::RuleAtPort(name, ..) => Some(name),
-            _ => None,
+            Self::Rule(rule) => Subject::Rule(name(rule)),
+            Self::Port(protocol, port) => Subject::Port(*protocol, *port),
+            Self::RuleAtPort(rule, protocol, port) => {
+                Subject::RuleAtPort(name(rule), *protocol, *port)
+            }
+            Self::AcceptedAtPort(protocol, port) => Subject::AcceptedAtPort(*protocol, *port),
+            Self::DroppedAtPort(protocol, port) => Subject::DroppedAtPort(*protocol, *port),
+            Self::Over(rule) => Subject::Over(name(rule)),
+            Self::EgressOver(rule) => Subject::EgressOver(name(rule)),
         }
     }
 
@@ -46,14 +55,6 @@ impl Subject {
             | Self::AcceptedAtPort(protocol, port)
             | Self::DroppedAtPort(protocol, port) => Some((protocol, port)),
             Self::Rule(_) | Self::Over(_) | Self::EgressOver(_) => None,
-        }
-    }
-
-    /// The rule over whose limit it is, if it is that.
-    pub fn over(&self) -> Option<&str> {
-        match self {
-            Self::Over(name) | Self::EgressOver(name) => Some(name),
-            _ => None,
         }
     }
 
@@ -69,37 +70,51 @@ impl Subject {
     }
 }
 
-/// Slots by what they count.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Vec<(Subject, u32)>", into = "Vec<(Subject, u32)>")]
-pub struct Slots(BTreeMap<Subject, u32>);
+impl<Name: AsRef<str>> Subject<Name> {
+    /// The rule that decided, if the slot tells.
+    pub fn rule(&self) -> Option<&str> {
+        match self {
+            Self::Rule(name) | Self::RuleAtPort(name, ..) => Some(name.as_ref()),
+            _ => None,
+        }
+    }
 
-impl From<Vec<(Subject, u32)>> for Slots {
-    fn from(list: Vec<(Subject, u32)>) -> Self {
-        Self(list.into_iter().collect())
+    /// The rule over whose limit it is, if it is that.
+    pub fn over(&self) -> Option<&str> {
+        match self {
+            Self::Over(name) | Self::EgressOver(name) => Some(name.as_ref()),
+            _ => None,
+        }
     }
 }
 
-impl From<Slots> for Vec<(Subject, u32)> {
-    fn from(slots: Slots) -> Self {
-        slots.0.into_iter().collect()
+/// What each slot counts, in the order of the slots.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<(Subject, u32)>")]
+pub struct Slots(Vec<(Subject, u32)>);
+
+impl From<Vec<(Subject, u32)>> for Slots {
+    fn from(mut list: Vec<(Subject, u32)>) -> Self {
+        list.sort_unstable_by_key(|&(_, slot)| slot);
+        Self(list)
     }
 }
 
 impl Slots {
-    /// The slot of a subject.
+    /// The slot of a subject, found by looking at all of them.
     pub fn get(&self, subject: &Subject) -> Option<u32> {
-        self.0.get(subject).copied()
+        let mut all = self.iter();
+        all.find_map(|(one, slot)| (one == subject).then_some(slot))
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (&Subject, u32)> {
-        self.0.iter().map(|(subject, &slot)| (subject, slot))
+        self.0.iter().map(|(subject, slot)| (subject, *slot))
     }
 
-    /// Every slot that is given to something.
+    /// Every slot that is given to something, in order.
     pub fn used(&self) -> impl Iterator<Item = u32> {
-        self.0.values().copied()
+        self.0.iter().map(|&(_, slot)| slot)
     }
 }
 
@@ -116,20 +131,25 @@ pub struct TooMany {
 /// Hands out slots. What had one before keeps it, so that counts go on over generations.
 #[derive(Debug)]
 pub struct Allocator<'a> {
-    before: &'a Slots,
-    taken: HashSet<u32>,
+    /// Slots by what they count, and whether that still is counted.
+    slots: HashMap<Subject<&'a str>, (u32, bool)>,
+    /// Whether each slot is of before.
+    taken: Vec<bool>,
     next: u32,
-    given: BTreeMap<Subject, u32>,
 }
 
 impl<'a> Allocator<'a> {
     /// Goes on from the slots of the generation before.
     pub fn new(before: &'a Slots) -> Self {
+        let old = before.iter();
+        let old = old.map(|(subject, slot)| (subject.map(String::as_str), (slot, false)));
+        let highest = before.used().last().unwrap_or(0);
+        let mut taken = vec![false; highest as usize + 1];
+        before.used().for_each(|slot| taken[slot as usize] = true);
         Self {
-            before,
-            taken: before.used().collect(),
+            slots: old.collect(),
+            taken,
             next: NAMED_BASE,
-            given: BTreeMap::new(),
         }
     }
 
@@ -138,14 +158,16 @@ impl<'a> Allocator<'a> {
     /// # Errors
     ///
     /// There are none left.
-    pub fn slot(&mut self, subject: Subject) -> Result<u32, TooMany> {
-        if let Some(&slot) = self.given.get(&subject) {
-            return Ok(slot);
-        }
-        let slot = match self.before.get(&subject) {
-            Some(slot) => slot,
-            None => {
-                while self.taken.contains(&self.next) {
+    pub fn slot(&mut self, subject: Subject<&'a str>) -> Result<u32, TooMany> {
+        match self.slots.entry(subject) {
+            Entry::Occupied(mut entry) => {
+                let (slot, is_counted) = entry.get_mut();
+                *is_counted = true;
+                Ok(*slot)
+            }
+            Entry::Vacant(entry) => {
+                let is_taken = |slot: u32| self.taken.get(slot as usize) == Some(&true);
+                while is_taken(self.next) {
                     self.next += 1;
                 }
                 if self.next >= MAX_SLOTS {
@@ -153,27 +175,36 @@ impl<'a> Allocator<'a> {
                         limit: MAX_SLOTS - NAMED_BASE,
                     });
                 }
+                entry.insert((self.next, true));
                 self.next += 1;
-                self.next - 1
+                Ok(self.next - 1)
             }
-        };
-        self.given.insert(subject, slot);
-        Ok(slot)
+        }
     }
 
     /// The slots given, and those of before that sums still need: a rule's packets at a port that it no longer names
-    /// are still that rule's, and what was decided without a rule still counts for its reason.
-    pub fn finish(self, rules: &HashSet<&str>, ports: &HashSet<(u8, u16)>) -> Slots {
-        let mut slots = self.given;
-        for (subject, slot) in self.before.iter() {
-            let needed = subject.rule().is_some_and(|rule| rules.contains(rule))
-                || subject.port().is_some_and(|port| ports.contains(&port))
-                || subject.reason().is_some();
-            if needed {
-                slots.entry(subject.clone()).or_insert(slot);
+    /// are still that rule's, and what was decided without a rule still counts for its reason. `ports` are in order.
+    pub fn finish(self, rules: impl Iterator<Item = &'a str>, ports: &[(u8, u16)]) -> Slots {
+        // Mostly there is nothing that is not counted any more, and then nobody need know the rules' names.
+        let is_counted = self.slots.values().all(|&(_, is_counted)| is_counted);
+        let rules: HashSet<&str> = if is_counted {
+            HashSet::default()
+        } else {
+            rules.collect()
+        };
+        let is_needed = |subject: &Subject<&str>| {
+            subject.rule().is_some_and(|rule| rules.contains(rule))
+                || (subject.port()).is_some_and(|port| ports.binary_search(&port).is_ok())
+                || subject.reason().is_some()
+        };
+        let highest = self.slots.values().map(|&(slot, _)| slot).max();
+        let mut in_order = vec![None; highest.map_or(0, |highest| highest as usize + 1)];
+        for (subject, (slot, is_counted)) in self.slots {
+            if is_counted || is_needed(&subject) {
+                in_order[slot as usize] = Some((subject.map(|&name| name.to_owned()), slot));
             }
         }
-        Slots(slots)
+        Slots(in_order.into_iter().flatten().collect())
     }
 }
 
@@ -258,17 +289,17 @@ mod tests {
 
     #[test]
     fn what_had_a_slot_keeps_it_and_gaps_are_filled() {
-        let subject = |name: &str| Subject::Rule(name.to_owned());
+        let subject = Subject::Rule;
         let none = Slots::default();
         let mut first = Allocator::new(&none);
         let (a, b) = (
             first.slot(subject("a")).unwrap(),
             first.slot(subject("b")).unwrap(),
         );
-        let first = first.finish(&HashSet::from(["a", "b"]), &HashSet::new());
+        let first = first.finish(["a", "b"].into_iter(), &[]);
         let mut second = Allocator::new(&first);
         assert_eq!(second.slot(subject("b")), Ok(b));
-        let second = second.finish(&HashSet::from(["b"]), &HashSet::new());
+        let second = second.finish(["b"].into_iter(), &[]);
         let mut third = Allocator::new(&second);
         assert_eq!(third.slot(subject("b")), Ok(b));
         assert_eq!(third.slot(subject("c")), Ok(a));
@@ -278,15 +309,13 @@ mod tests {
     fn a_rule_keeps_what_it_counted_at_a_port_that_it_no_longer_names() {
         let none = Slots::default();
         let mut first = Allocator::new(&none);
-        let gone = Subject::RuleAtPort("web".to_owned(), 6, 8080);
-        let slot = first.slot(gone.clone()).unwrap();
-        let first = first.finish(&HashSet::from(["web"]), &HashSet::from([(6, 8080)]));
+        let gone = Subject::RuleAtPort("web", 6, 8080);
+        let slot = first.slot(gone).unwrap();
+        let first = first.finish(["web"].into_iter(), &[(6, 8080)]);
         let mut second = Allocator::new(&first);
-        second
-            .slot(Subject::RuleAtPort("web".to_owned(), 6, 80))
-            .unwrap();
-        let second = second.finish(&HashSet::from(["web"]), &HashSet::from([(6, 80)]));
-        assert_eq!(second.get(&gone), Some(slot));
+        second.slot(Subject::RuleAtPort("web", 6, 80)).unwrap();
+        let second = second.finish(["web"].into_iter(), &[(6, 80)]);
+        assert_eq!(second.get(&gone.map(|&name| name.to_owned())), Some(slot));
 
         let sums = Sums::read(&second, |slots| {
             Ok::<_, ()>(
@@ -310,7 +339,7 @@ mod tests {
         let none = Slots::default();
         let mut slots = Allocator::new(&none);
         slots.slot(Subject::DroppedAtPort(17, 53)).unwrap();
-        let slots = slots.finish(&HashSet::new(), &HashSet::new());
+        let slots = slots.finish([].into_iter(), &[]);
         let sums = Sums::read(&slots, |slots| {
             Ok::<_, ()>(
                 slots

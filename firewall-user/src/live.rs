@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
+use firewall_common::abi::image::Line;
 
 use crate::kernel::description::Description;
 use crate::kernel::guard::{Guard, Next};
 use crate::kernel::kept::{self, Archive, Kept, KeptList};
-use crate::policy::{Prepared, sha256};
+use crate::policy::sha256;
+use crate::rules::edit::RuleAt;
 use crate::rules::{self, Loaded, Source, lists};
 
 /// A generation's rule file and address lists.
@@ -21,6 +23,8 @@ pub(crate) struct Live {
     pub(crate) kept: Kept,
     /// The rule file's text.
     pub(crate) text: String,
+    /// Its rules as they were before any edit; none of a generation that is not in force, which nobody edits.
+    pub(crate) rules: Vec<RuleAt>,
     texts: Texts,
 }
 
@@ -52,7 +56,15 @@ impl Live {
         if guard.description.policy.is_open {
             bail!("there are no rules in force, everything is let in: apply a file first");
         }
-        Self::of_generation(guard, guard.description.generation)
+        let rules = guard.description.policy.rules.iter();
+        let rules = rules.map(|rule| RuleAt {
+            name: rule.name.clone(),
+            line: rule.line,
+        });
+        Ok(Self {
+            rules: rules.collect(),
+            ..Self::of_generation(guard, guard.description.generation)?
+        })
     }
 
     /// Those of this generation.
@@ -66,8 +78,12 @@ impl Live {
             format!("generation {generation} is not kept; `firewall history` lists those that are")
         })?;
         let text = archive.text(generation)?;
-        let texts = Texts::Kept(archive);
-        Ok(Self { kept, text, texts })
+        Ok(Self {
+            kept,
+            text,
+            rules: Vec::new(),
+            texts: Texts::Kept(archive),
+        })
     }
 
     /// Those of the candidate, if there is one.
@@ -95,8 +111,17 @@ impl Live {
         });
         let kept = kept(&loaded, file.display().to_string(), lists);
         let text = String::from_utf8_lossy(loaded.source.bytes()).into_owned();
-        let texts = Texts::Read(texts);
-        Ok(Self { kept, text, texts })
+        let rules = loaded.rule_set.rules.into_iter();
+        let rules = rules.map(|rule| RuleAt {
+            name: rule.name,
+            line: rule.line,
+        });
+        Ok(Self {
+            kept,
+            text,
+            rules: rules.collect(),
+            texts: Texts::Read(texts),
+        })
     }
 
     /// The files in which this is not what it was `before`, with what they are to hold.
@@ -218,15 +243,15 @@ pub(crate) fn loaded(guard: &Guard) -> Result<Loaded> {
 /// What is in force where a first policy was not confirmed, as a rule file.
 const OPEN: &str = "version = 1\n[defaults]\ningress = \"accept\"\negress = \"accept\"\n";
 
-/// The generation that `prepared` becomes, `change` being the command that makes it, from the file that was `loaded`.
+/// The generation that `image` becomes, `change` being the command that makes it, from the file that was `loaded`.
 pub(crate) fn next<'a>(
     loaded: &'a Loaded,
-    prepared: Prepared,
+    image: Vec<Line>,
     description: Description,
     change: String,
 ) -> Next<'a> {
     Next {
-        image: prepared.image,
+        image,
         source: source(loaded, &description, change),
         description,
     }
@@ -287,7 +312,7 @@ fn kept_lists<'a>(loaded: &'a Loaded, mut text: impl FnMut(String, &'a [u8])) ->
 }
 
 /// The same, of a rule file that is kept, perhaps edited.
-pub(crate) fn next_kept<'a>(live: Live, prepared: Prepared, description: Description) -> Next<'a> {
+pub(crate) fn next_kept<'a>(live: Live, image: Vec<Line>, description: Description) -> Next<'a> {
     let kept = Kept {
         generation: description.generation,
         applied_at_s: description.applied_at_s,
@@ -302,7 +327,7 @@ pub(crate) fn next_kept<'a>(live: Live, prepared: Prepared, description: Descrip
         lists: BTreeMap::new(),
     };
     Next {
-        image: prepared.image,
+        image,
         description,
         source,
     }

@@ -1,6 +1,6 @@
 //! A rule file on its way into the kernel: loaded, compiled, described.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -9,16 +9,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use firewall_common::abi::image::Line;
 use firewall_common::parse::protocol;
+use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 use zerocopy::IntoBytes as _;
 
 use crate::counters::Slots;
 use crate::kernel::description::{DescribedRule, Description, Policy};
 use crate::kernel::interface;
-use crate::list_rows::KnownList;
+use crate::list_rows::{KnownList, ListRows};
 use crate::rules::compile::{Compiled, compile};
 use crate::rules::model::{
-    Action, AddressSet, Direction, Per, Protocol, Rate, Rule, SetId, Terms, Unit,
+    Action, AddressSet, Direction, Per, Protocol, Rate, Rule, RuleSet, SetId, Terms, Unit,
 };
 use crate::rules::names::{self, IcmpFamily};
 use crate::rules::{Diagnostic, Loaded};
@@ -32,16 +33,18 @@ pub(crate) struct Prepared {
     pub(crate) warnings: Vec<Diagnostic>,
 }
 
-/// Compiles `loaded`; counters keep the slots that they have in `before`.
+/// Compiles `loaded`; counters keep the slots that they have in `before`. Of what the compiler notices, it tells `most` warnings.
 ///
 /// # Errors
 ///
 /// The tables would be too large.
-pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>) -> Result<Prepared> {
+pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>, most: usize) -> Result<Prepared> {
     let rule_set = &loaded.rule_set;
     let none = Slots::default();
     let taken = before.map_or(&none, |before| &before.slots);
     let compiled = compile(rule_set, taken)?;
+    let warnings = warnings(loaded, &compiled, most);
+    let mut words = Words::of(rule_set);
     let rules = rule_set
         .rules
         .iter()
@@ -49,11 +52,12 @@ pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>) -> Result<Prepar
             name: rule.name.clone(),
             direction: direction(rule.direction).to_owned(),
             action: action(rule.action).to_owned(),
-            matches: matches(loaded, rule),
+            matches: words.matches(rule),
             comment: rule.comment.clone(),
             line: rule.line,
         })
         .collect();
+    let lists = known_lists(loaded, compiled.lists, &mut words);
     let policy = Policy {
         file_sha256: sha256(loaded.source.bytes()),
         image_sha256: sha256(compiled.image.as_bytes()),
@@ -67,12 +71,11 @@ pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>) -> Result<Prepar
         never_banned: ranges(&rule_set.bans.never),
         lists_vlans: rule_set.vlans.is_some(),
         rules,
-        ports: compiled.ports.clone(),
-        slots: compiled.slots.clone(),
-        lists: known_lists(loaded, &compiled),
+        ports: compiled.ports,
+        slots: compiled.slots,
+        lists,
         asserts: loaded.asserts,
     };
-    let warnings = warnings(loaded, &compiled);
     Ok(Prepared {
         image: compiled.image,
         policy,
@@ -81,37 +84,41 @@ pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>) -> Result<Prepar
 }
 
 impl Prepared {
-    /// Describes it as the generation with this number.
+    /// The image, described as the generation with this number.
     ///
     /// # Errors
     ///
     /// `file` cannot be made absolute, or procfs is out of reach.
-    pub(crate) fn describe(&self, file: &Path, generation: u64) -> Result<Description> {
+    pub(crate) fn describe(self, file: &Path, generation: u64) -> Result<(Vec<Line>, Description)> {
         let file =
             std::path::absolute(file).with_context(|| format!("the path of {}", file.display()))?;
         let since_epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        Ok(Description {
+        let description = Description {
             generation,
             newest: generation,
             namespace: interface::namespace()?,
             file: file.display().to_string(),
             applied_at_s: since_epoch.as_secs(),
-            policy: self.policy.clone(),
-        })
+            policy: self.policy,
+        };
+        Ok((self.image, description))
     }
 }
 
 /// The address lists, with what a live edit of one needs to know.
-fn known_lists(loaded: &Loaded, compiled: &Compiled) -> BTreeMap<String, KnownList> {
+fn known_lists(
+    loaded: &Loaded,
+    mut of_lists: BTreeMap<String, Vec<ListRows>>,
+    words: &mut Words<'_>,
+) -> BTreeMap<String, KnownList> {
     let rule_set = &loaded.rule_set;
     let lists = rule_set.lists.iter().map(|(path, list)| {
         // A set that is told by how many ranges it has would be told wrongly with one more.
-        let is_told =
-            |set: &SetId| group_of(loaded, *set).is_some_and(|name| list.within.contains(name));
-        let rows = compiled.lists.get(path).cloned().unwrap_or_default();
-        let is_known = !list.is_entangled && list.sets.iter().all(is_told);
+        let mut is_told = |set: &SetId| list.within.contains(words.addresses(*set));
+        let rows = of_lists.remove(path).unwrap_or_default();
+        let is_known = !list.is_entangled && list.sets.iter().all(&mut is_told);
         let known = KnownList {
             groups: list.groups.clone(),
             rows: is_known.then_some(rows),
@@ -121,37 +128,33 @@ fn known_lists(loaded: &Loaded, compiled: &Compiled) -> BTreeMap<String, KnownLi
     lists.collect()
 }
 
-fn warnings(loaded: &Loaded, compiled: &Compiled) -> Vec<Diagnostic> {
-    let rules = &loaded.rule_set.rules;
-    let mut warnings: Vec<Diagnostic> = Vec::new();
+/// The first of all warnings, `most` of them.
+fn warnings(loaded: &Loaded, compiled: &Compiled, most: usize) -> Vec<Diagnostic> {
     let shadowed = compiled.ingress.shadowed.iter();
     let shadowed: BTreeMap<_, _> = shadowed.chain(&compiled.egress.shadowed).collect();
-    for (&index, winners) in shadowed {
-        // A rule that matches nothing by itself has been told of already.
-        if winners.is_empty() {
-            continue;
-        }
-        let names: Vec<String> = winners
-            .iter()
-            .map(|&winner| format!("`{}`", rules[winner].name))
-            .collect();
-        let message = format!("this rule can never match: {} cover it", names.join(", ")).replace(
-            " cover it",
-            if names.len() == 1 {
-                " covers it"
-            } else {
-                " cover it"
-            },
-        );
-        let mut warning = loaded.rule_warning(index, message, "never reached");
-        for &winner in winners {
-            warning = loaded.also_at_rule(warning, winner, "matches first");
-        }
-        warnings.push(warning.help("remove it, or move it before the rules that cover it"));
-    }
+    // A rule that matches nothing by itself has been told of already.
+    let shadowed = (shadowed.into_iter()).filter(|(_, winners)| !winners.is_empty());
+    let shadowed = shadowed.map(|(&rule, winners)| never_matches(loaded, rule, winners));
+    let mut warnings: Vec<Diagnostic> = shadowed.take(most).collect();
     warnings.extend(egress_holes(loaded));
     warnings.extend(limited_answers(loaded));
+    warnings.truncate(most);
     warnings
+}
+
+/// That a rule can never match, because `winners` take all of its packets.
+fn never_matches(loaded: &Loaded, rule: usize, winners: &BTreeSet<usize>) -> Diagnostic {
+    let names = winners.iter();
+    let names: Vec<String> = names
+        .map(|&winner| format!("`{}`", loaded.rule_set.rules[winner].name))
+        .collect();
+    let cover = if names.len() == 1 { "covers" } else { "cover" };
+    let message = format!("this rule can never match: {} {cover} it", names.join(", "));
+    let mut warning = loaded.rule_warning(rule, message, "never reached");
+    for &winner in winners {
+        warning = loaded.also_at_rule(warning, winner, "matches first");
+    }
+    warning.help("remove it, or move it before the rules that cover it")
 }
 
 /// Limits that hold for answers too. What leaves from a port that a rule accepts is no flow of this host's, and so what comes back is
@@ -251,60 +254,117 @@ fn action(action: Action) -> &'static str {
     }
 }
 
-/// What a rule matches, in words: `tcp 80,443 from 2 ranges`.
-fn matches(loaded: &Loaded, rule: &Rule) -> String {
-    let mut text = match rule.protocol {
-        Protocol::Any => "any".to_owned(),
-        Protocol::Number(number) => {
-            names::protocol_name(number).map_or_else(|| number.to_string(), str::to_owned)
+/// Puts rules in words. What a set of addresses is called is found out once, though many rules name it.
+struct Words<'r> {
+    rule_set: &'r RuleSet,
+    /// Groups by what can be compared at once: how many ranges they have, and the first of them.
+    groups: HashMap<Outline, Vec<(&'r str, &'r AddressSet)>>,
+    /// What sets are called, as far as it is known.
+    sets: Vec<Option<String>>,
+}
+
+/// What two sets that are equal have in common.
+type Outline = (usize, usize, Option<(u32, u32)>, Option<(u128, u128)>);
+
+impl<'r> Words<'r> {
+    fn of(rule_set: &'r RuleSet) -> Self {
+        let mut groups: HashMap<Outline, Vec<_>> = HashMap::new();
+        for (name, group) in &rule_set.groups {
+            let alike = groups.entry(outline(group)).or_default();
+            alike.push((&name[..], group));
         }
-    };
-    if let Some(ports) = &rule.ports {
-        let ports: Vec<String> = ports
-            .iter()
-            .map(|&(low, high)| {
-                if low == high {
-                    low.to_string()
-                } else {
-                    format!("{low}-{high}")
-                }
-            })
-            .collect();
-        let _ = write!(text, " {}", ports.join(","));
+        Self {
+            rule_set,
+            groups,
+            sets: vec![None; rule_set.sets.len()],
+        }
     }
-    if let Some(types) = &rule.icmp_types {
+
+    /// What a rule matches: `tcp 80,443 from 2 ranges`.
+    fn matches(&mut self, rule: &Rule) -> String {
+        let mut text = String::new();
+        match rule.protocol {
+            Protocol::Any => text.push_str("any"),
+            Protocol::Number(number) => match names::protocol_name(number) {
+                Some(name) => text.push_str(name),
+                None => push(&mut text, number),
+            },
+        }
+        let mut between = ' ';
+        for &(low, high) in rule.ports.iter().flatten() {
+            text.push(between);
+            push(&mut text, low);
+            if low != high {
+                text.push('-');
+                push(&mut text, high);
+            }
+            between = ',';
+        }
         let family = match rule.protocol {
             Protocol::Number(58) => IcmpFamily::V6,
             _ => IcmpFamily::V4,
         };
-        let types: Vec<String> = types
-            .iter()
-            .map(|&kind| {
-                family
-                    .type_name(kind)
-                    .map_or_else(|| kind.to_string(), str::to_owned)
-            })
-            .collect();
-        let _ = write!(text, " {}", types.join(","));
-    }
-    if let Some(flags) = rule.tcp_flags {
-        let _ = write!(
-            text,
-            " flags {:#04x}/{:#04x}",
-            flags.set,
-            flags.set | flags.clear
-        );
-    }
-    for (word, set) in [("from", rule.from), ("to", rule.to)] {
-        if let Some(set) = set {
-            let _ = write!(text, " {word} {}", addresses(loaded, set));
+        let mut between = ' ';
+        for &kind in rule.icmp_types.iter().flatten() {
+            text.push(between);
+            match family.type_name(kind) {
+                Some(name) => text.push_str(name),
+                None => push(&mut text, kind),
+            }
+            between = ',';
         }
+        if let Some(flags) = rule.tcp_flags {
+            let _ = write!(
+                text,
+                " flags {:#04x}/{:#04x}",
+                flags.set,
+                flags.set | flags.clear
+            );
+        }
+        for (word, set) in [(" from ", rule.from), (" to ", rule.to)] {
+            if let Some(set) = set {
+                text.push_str(word);
+                text.push_str(self.addresses(set));
+            }
+        }
+        terms(&rule.terms, &mut text);
+        text
     }
-    text + &terms(&rule.terms)
+
+    /// A set by the name of a group that equals it, by its only range, or by how many ranges it has.
+    fn addresses(&mut self, id: SetId) -> &str {
+        let set = &self.rule_set.sets[id.0];
+        let alike = self.groups.get(&outline(set));
+        self.sets[id.0].get_or_insert_with(|| {
+            let mut alike = alike.into_iter().flatten();
+            match alike.find(|(_, group)| *group == set) {
+                Some((name, _)) => (*name).to_owned(),
+                None => ranges_in_words(set),
+            }
+        })
+    }
 }
 
-/// What a rule asks beyond that: ` limit 200/s burst 400 per source ban 20 in 10s for 600s`.
-fn terms(terms: &Terms) -> String {
+fn outline(set: &AddressSet) -> Outline {
+    let (v4, v6) = (&set.v4, &set.v6);
+    (v4.len(), v6.len(), v4.first().copied(), v6.first().copied())
+}
+
+fn push(text: &mut String, number: impl std::fmt::Display) {
+    let _ = write!(text, "{number}");
+}
+
+fn ranges_in_words(set: &AddressSet) -> String {
+    match (&set.v4[..], &set.v6[..]) {
+        ([], []) => "nobody".to_owned(),
+        ([(first, last)], []) => range(Ipv4Addr::from(*first).into(), Ipv4Addr::from(*last).into()),
+        ([], [(first, last)]) => range(Ipv6Addr::from(*first).into(), Ipv6Addr::from(*last).into()),
+        (v4, v6) => format!("{} ranges", v4.len() + v6.len()),
+    }
+}
+
+/// Appends what a rule asks beyond that: ` limit 200/s burst 400 per source ban 20 in 10s for 600s`.
+fn terms(terms: &Terms, text: &mut String) {
     let rate = |rate: Rate| {
         let unit = match rate.per_s {
             1 => "s",
@@ -314,7 +374,6 @@ fn terms(terms: &Terms) -> String {
         };
         format!("{}/{unit}", rate.amount)
     };
-    let mut text = String::new();
     if let Some(limit) = &terms.limit {
         let unit = match limit.unit {
             Unit::Packets => "",
@@ -343,53 +402,23 @@ fn terms(terms: &Terms) -> String {
     if let Some(above) = terms.syn_cookies {
         let _ = write!(text, " syn-cookies above {}", rate(above));
     }
-    text
-}
-
-/// A set by the name of a group that equals it, by its only range, or by how many ranges it has.
-fn addresses(loaded: &Loaded, id: SetId) -> String {
-    if let Some(name) = group_of(loaded, id) {
-        return name.to_owned();
-    }
-    let set = &loaded.rule_set.sets[id.0];
-    match (&set.v4[..], &set.v6[..]) {
-        ([], []) => "nobody".to_owned(),
-        ([(first, last)], []) => range(
-            std::net::Ipv4Addr::from(*first).into(),
-            std::net::Ipv4Addr::from(*last).into(),
-        ),
-        ([], [(first, last)]) => range(
-            std::net::Ipv6Addr::from(*first).into(),
-            std::net::Ipv6Addr::from(*last).into(),
-        ),
-        (v4, v6) => format!("{} ranges", v4.len() + v6.len()),
-    }
-}
-
-/// The first group that equals a set.
-fn group_of(loaded: &Loaded, id: SetId) -> Option<&str> {
-    let rule_set = &loaded.rule_set;
-    let set = &rule_set.sets[id.0];
-    let found = rule_set.groups.iter().find(|(_, group)| *group == set);
-    found.map(|(name, _)| name.as_str())
 }
 
 /// Addresses as people write them: an address, a CIDR, or first and last.
 pub(crate) fn range(first: IpAddr, last: IpAddr) -> String {
-    use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
-    let nets: Vec<IpNet> = match (first, last) {
-        (IpAddr::V4(first), IpAddr::V4(last)) => {
-            Ipv4Subnets::new(first, last, 0).map(IpNet::V4).collect()
-        }
-        (IpAddr::V6(first), IpAddr::V6(last)) => {
-            Ipv6Subnets::new(first, last, 0).map(IpNet::V6).collect()
-        }
-        _ => Vec::new(),
+    if first == last {
+        return first.to_string();
+    }
+    // The longest prefix that both are in.
+    let length = match (first, last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => (first.to_bits() ^ last.to_bits()).leading_zeros(),
+        (IpAddr::V6(first), IpAddr::V6(last)) => (first.to_bits() ^ last.to_bits()).leading_zeros(),
+        _ => 0,
     };
-    match nets[..] {
-        [net] if net.prefix_len() == net.max_prefix_len() => net.addr().to_string(),
-        [net] => net.to_string(),
-        _ => format!("{first}-{last}"),
+    let net = IpNet::new(first, length as u8).ok();
+    match net.filter(|net| net.network() == first && net.broadcast() == last) {
+        Some(net) => net.to_string(),
+        None => format!("{first}-{last}"),
     }
 }
 
@@ -460,7 +489,7 @@ mod tests {
         let lists = [list("a", "192.0.2.0/24\n"), list("b", "198.51.100.0/24\n")].into();
         let kept = lists::From::Kept(&lists);
         let loaded = rules::parse_with("a.toml", &text, kept).expect("it is valid");
-        let mut policy = prepare(&loaded, None).expect("it is small").policy;
+        let mut policy = prepare(&loaded, None, 0).expect("it is small").policy;
         policy.lists.remove("a").expect("it is there")
     }
 

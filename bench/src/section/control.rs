@@ -148,6 +148,9 @@ fn edit(bench: &mut Bench, case: &str, firewall: &str, large: Large, rounds: u32
     add("rule add", Some(AIM_RULE), &|round| {
         words(&["rule", "add", &format!("accept udp {}", 1000 + round)])
     })?;
+    add("rule remove", Some(AIM_RULE), &|round| {
+        words(&["rule", "remove", &format!("udp {}", 1000 + round)])
+    })?;
     if matches!(large, Large::Group(_)) {
         add("group add", Some(AIM_CIDR), &|round| {
             words(&["group", "add", "refused", &format!("240.0.0.{round}")])

@@ -144,7 +144,7 @@ fn put_in_force(
         Found::Guard(guard) => (Some(&guard.description), guard.newest()?),
         Found::Nothing | Found::Stale => (None, 0),
     };
-    let prepared = policy::prepare(loaded, before.map(|before| &before.policy))?;
+    let prepared = policy::prepare(loaded, before.map(|before| &before.policy), usize::MAX)?;
     if first && output.format == Format::Text {
         for warning in loaded.warnings.iter().chain(&prepared.warnings) {
             output.aside(warning.render(output::colour(), output::width()))?;
@@ -162,7 +162,7 @@ fn put_in_force(
         ban_buckets: loaded.rule_set.bans.buckets(),
         limit_lines: loaded.rule_set.limits.lines(),
     };
-    let description = prepared.describe(&apply.file, newest + 1)?;
+    let (image, description) = prepared.describe(&apply.file, newest + 1)?;
     let trial = apply.trial.lasts();
     let generation_before = before.map(|before| before.generation);
     let mut file_was = None;
@@ -181,7 +181,7 @@ fn put_in_force(
                 ))?;
             }
             if apply.shadow {
-                let next = live::next(loaded, prepared, description, CHANGE.to_owned());
+                let next = live::next(loaded, image, description, CHANGE.to_owned());
                 guard.cast_shadow(next)?;
                 (guard, false)
             } else if guard.description.policy == description.policy {
@@ -191,7 +191,7 @@ fn put_in_force(
                 }
                 (guard, false)
             } else {
-                let next = live::next(loaded, prepared, description, CHANGE.to_owned());
+                let next = live::next(loaded, image, description, CHANGE.to_owned());
                 guard.switch(next, trial)?;
                 (guard, true)
             }
@@ -203,7 +203,7 @@ fn put_in_force(
                 remove_stale(&interface.name)?;
             }
             let start = Start {
-                next: live::next(loaded, prepared, description, CHANGE.to_owned()),
+                next: live::next(loaded, image, description, CHANGE.to_owned()),
                 trial: trial.map(|lasts| FirstTrial {
                     lasts,
                     open: compile::open(),

@@ -41,7 +41,7 @@ fn check(file: &Path, output: &Output) -> Result<(Option<String>, Value)> {
             ));
         }
     };
-    let prepared = match policy::prepare(&loaded, None) {
+    let prepared = match policy::prepare(&loaded, None, usize::MAX) {
         Ok(prepared) => prepared,
         Err(error) => {
             if output.format == output::Format::Text {

@@ -139,7 +139,8 @@ fn made(change: &impl Changing, guard: &Guard, live: &mut Live) -> Result<Option
     };
     live.forget_alone();
     let loaded = live.loaded()?;
-    let prepared = policy::prepare(&loaded, Some(&guard.description.policy))?;
+    let prepared = policy::prepare(&loaded, Some(&guard.description.policy), MAX_WARNINGS)?;
+    leave(loaded);
     Ok(Some(Made { said, prepared }))
 }
 
@@ -162,8 +163,8 @@ fn put_in_force(ready: Ready, trial: Option<Duration>) -> Result<Edited> {
         said,
         prepared,
     } = ready;
-    let description = prepared.describe(live::file(&live.kept), guard.newest()? + 1)?;
-    let switched = guard.switch(live::next_kept(live, prepared, description), trial);
+    let (image, description) = prepared.describe(live::file(&live.kept), guard.newest()? + 1)?;
+    let switched = guard.switch(live::next_kept(live, image, description), trial);
     switched.with_context(|| format!("{name} is as it was"))?;
     let generation = guard.description.generation;
     let confirm = trial.map(|trial| {
@@ -172,6 +173,7 @@ fn put_in_force(ready: Ready, trial: Option<Duration>) -> Result<Edited> {
             trial.as_secs()
         )
     });
+    leave(guard);
     Ok(Edited {
         said: format!(
             "{name}: {said}, generation {generation}{}",
@@ -184,11 +186,16 @@ fn put_in_force(ready: Ready, trial: Option<Duration>) -> Result<Edited> {
     })
 }
 
+/// Leaves memory to the end of the process, which is near: to give it back name by name takes longer where there are thousands of rules.
+fn leave<T>(used: T) {
+    std::mem::forget(used);
+}
+
 /// Tells whether the operator would be shut out, and some of what the compiler noticed: all of it would be read again with every edit.
 fn warn(prepared: &Prepared, output: &Output) -> Result<()> {
     warn_who_is_shut_out(&prepared.image, output)?;
     if output.format == Format::Text {
-        for warning in prepared.warnings.iter().take(MAX_WARNINGS) {
+        for warning in &prepared.warnings {
             output.aside(warning.render(output::colour(), output::width()))?;
         }
     }

@@ -137,7 +137,7 @@ fn of_file(
         }
         Err(anyhow::Error::from(Refused))
     })?;
-    let prepared = policy::prepare(&loaded, None)?;
+    let prepared = policy::prepare(&loaded, None, 0)?;
     let memory = Memory::new(&loaded.rule_set);
     let place = Place {
         interface: None,

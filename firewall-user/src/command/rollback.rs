@@ -74,7 +74,7 @@ fn go_back(name: &str, guard: &mut Guard, to: u64) -> Result<()> {
     guard.refuse_in_trial(name)?;
     let live = Live::of_generation(guard, to)?;
     let loaded = live.loaded()?;
-    let prepared = policy::prepare(&loaded, Some(&guard.description.policy))?;
-    let description = prepared.describe(live::file(&live.kept), to)?;
-    guard.switch(live::next_kept(live, prepared, description), None)
+    let prepared = policy::prepare(&loaded, Some(&guard.description.policy), 0)?;
+    let (image, description) = prepared.describe(live::file(&live.kept), to)?;
+    guard.switch(live::next_kept(live, image, description), None)
 }

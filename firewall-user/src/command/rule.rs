@@ -91,7 +91,7 @@ impl Changing for Change<'_> {
     }
 }
 
-fn add_to(document: &mut Document, add: &Add) -> Result<String, String> {
+fn add_to(document: &mut Document<'_>, add: &Add) -> Result<String, String> {
     let place = match (&add.before, &add.after) {
         (Some(name), _) => Place::Before(name),
         (None, Some(name)) => Place::After(name),
@@ -106,10 +106,10 @@ fn add_to(document: &mut Document, add: &Add) -> Result<String, String> {
 fn in_document(
     live: &mut Live,
     beside: Option<&str>,
-    change: impl FnOnce(&mut Document) -> Result<String, String>,
+    change: impl FnOnce(&mut Document<'_>) -> Result<String, String>,
 ) -> Result<Option<String>> {
-    let loaded = live.loaded()?;
-    let mut document = Document::around(&loaded, beside).map_err(|error| anyhow!("{error}"))?;
+    let document = Document::around(&live.text, &live.rules, beside);
+    let mut document = document.map_err(|error| anyhow!("{error}"))?;
     let said = change(&mut document).map_err(|error| anyhow!("{error}"))?;
     live.text = document.text();
     Ok(Some(said))

@@ -72,9 +72,10 @@ fn promote(names: &[String], trial: Option<Duration>, output: &Output) -> Result
         let mut live = Live::candidate(&guard)?.with_context(|| none(name))?;
         "shadow promote".clone_into(&mut live.kept.change);
         let loaded = live.loaded()?;
-        let prepared = policy::prepare(&loaded, Some(&guard.description.policy))?;
-        let description = prepared.describe(live::file(&live.kept), guard.newest()? + 1)?;
-        let next = live::next_kept(live, prepared, description);
+        let prepared = policy::prepare(&loaded, Some(&guard.description.policy), 0)?;
+        let (image, description) =
+            prepared.describe(live::file(&live.kept), guard.newest()? + 1)?;
+        let next = live::next_kept(live, image, description);
         guard.promote(next, trial)?;
         let generation = guard.description.generation;
         let confirm = trial.map(|trial| {

@@ -158,7 +158,7 @@ fn in_force(description: &Description) -> Option<Loaded> {
     }
     // Of lists there is no hash but that of the tables they are in, which tells if it is the same.
     let is_same = loaded.lists.is_empty()
-        || policy::prepare(&loaded, Some(policy))
+        || policy::prepare(&loaded, Some(policy), 0)
             .is_ok_and(|prepared| prepared.policy.image_sha256 == policy.image_sha256);
     is_same.then_some(loaded)
 }

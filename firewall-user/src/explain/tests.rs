@@ -72,7 +72,7 @@ fn concrete(text: &str) -> Concrete {
 fn judged(packets: &[&str], each: impl FnMut(&str, &Judged<'_>)) {
     let mut each = each;
     let loaded = crate::rules::parse("a.toml", FILE, Path::new(".")).expect("it is valid");
-    let prepared = policy::prepare(&loaded, None).expect("it compiles");
+    let prepared = policy::prepare(&loaded, None, 0).expect("it compiles");
     let memory = Memory::new(&loaded.rule_set);
     let ground = Ground {
         image: &prepared.image,

@@ -1,4 +1,7 @@
 //! What a loaded image came from, in a pinned map beside it: names, counter slots, file. The program never reads it.
+//!
+//! It is written by postcard, in which fields have no names: another field is another ABI version. Up to version 4 it was JSON, as the
+//! fields here still read it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -116,7 +119,7 @@ impl Description {
     ///
     /// What the kernel says.
     pub(super) fn pin(&self, path: &Path) -> Result<()> {
-        let bytes = serde_json::to_vec(self).context("writing the description")?;
+        let bytes = postcard::to_allocvec(self).context("writing the description")?;
         blob::pin(path, &bytes)
     }
 
@@ -126,7 +129,35 @@ impl Description {
     ///
     /// It is not there, or not a description.
     pub(super) fn read(path: &Path) -> Result<Self> {
-        serde_json::from_slice(&blob::read(path)?)
+        postcard::from_bytes(&blob::read(path)?)
             .with_context(|| format!("reading {}", path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counters::Subject;
+
+    /// As version 4 wrote it.
+    const V4: &str = r#"{"generation":7,"newest":8,"namespace":4026531840,"file":"/etc/firewall.toml","applied_at_s":1764115200,
+        "policy":{"file_sha256":"ab","image_sha256":"cd","image_bytes":43008,"is_open":false,"default_accepts":false,
+        "egress_default_accepts":true,"bans_by_rule":64,"never_banned":[["192.0.2.0","192.0.2.255"],["2001:db8::","2001:db8::ff"]],
+        "lists_vlans":false,"rules":[{"name":"web","direction":"ingress","action":"accept","matches":"tcp 80","comment":null,"line":4}],
+        "ports":[[6,80]],"slots":[[{"Rule":"a"},131],[{"Port":[6,80]},130],[{"RuleAtPort":["web",6,80]},128],
+        [{"DroppedAtPort":[6,80]},129],[{"Over":"web"},132]]}}"#;
+
+    #[test]
+    fn what_version_4_wrote_can_be_read_and_written_anew() {
+        let old: Description = serde_json::from_str(V4).unwrap();
+        assert_eq!(old.policy.rules[0].matches, "tcp 80");
+        assert_eq!(old.policy.never_banned.len(), 2);
+        let slots: Vec<u32> = old.policy.slots.used().collect();
+        assert_eq!(slots, [128, 129, 130, 131, 132]);
+        let web = Subject::RuleAtPort("web".to_owned(), 6, 80);
+        assert_eq!(old.policy.slots.get(&web), Some(128));
+        let bytes = postcard::to_allocvec(&old).unwrap();
+        assert_eq!(postcard::from_bytes::<Description>(&bytes).unwrap(), old);
+        assert!(postcard::from_bytes::<Description>(V4.as_bytes()).is_err());
     }
 }

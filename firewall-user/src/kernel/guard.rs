@@ -508,7 +508,7 @@ pub(super) fn pin_map(instance: &mut Instance, name: &str, path: &Path) -> Resul
         .with_context(|| format!("pinning {}", path.display()))
 }
 
-/// Slots that a description names.
+/// Slots that a description names, in order.
 fn slots(description: &Description) -> impl Iterator<Item = u32> {
     description.policy.slots.used()
 }

@@ -133,6 +133,6 @@ fn check_asserts(live: &Live, path: &str, line: &str, way: Way, within: Within) 
         })
         .collect();
     let lists = lists::From::Kept(&lists);
-    rules::parse_within(&live.kept.file, &live.text, lists, Some(within))?;
+    rules::parse_within(&live.kept.file, &live.text, lists, within)?;
     Ok(())
 }

@@ -140,7 +140,7 @@ type RuleNumber = u32;
 /// # Errors
 ///
 /// [`CompileError`] where the tables would be larger than can be loaded.
-pub fn compile(rule_set: &RuleSet, taken: &Slots) -> Result<Compiled, CompileError> {
+pub fn compile<'s>(rule_set: &'s RuleSet, taken: &'s Slots) -> Result<Compiled, CompileError> {
     let mut layout = Layout::new();
     let mut slots = Allocator::new(taken);
     let mut lists = BTreeMap::new();
@@ -184,10 +184,10 @@ pub fn compile(rule_set: &RuleSet, taken: &Slots) -> Result<Compiled, CompileErr
             largest: "split the address lists over fewer prefixes, or name fewer ports".to_owned(),
         });
     }
-    let names = rule_set.rules.iter().map(|rule| &rule.name[..]).collect();
+    let names = rule_set.rules.iter().map(|rule| &rule.name[..]);
     Ok(Compiled {
         image,
-        slots: slots.finish(&names, &ports.iter().copied().collect()),
+        slots: slots.finish(names, &ports),
         ports,
         lists,
         ingress,
@@ -204,16 +204,16 @@ fn ranked(rule_set: &RuleSet, direction: Direction) -> Vec<(usize, &Rule)> {
 }
 
 /// Appends the tables of one direction and fills in its header. Packets for `ports` are counted by port.
-fn tables(
+fn tables<'s>(
     rule_set: &RuleSet,
     direction: Direction,
-    ranked: &[(usize, &Rule)],
+    ranked: &[(usize, &'s Rule)],
     ports: &[(u8, u16)],
-    slots: &mut Allocator<'_>,
+    slots: &mut Allocator<'s>,
     layout: &mut Layout,
     lists: &mut BTreeMap<String, Vec<ListRows>>,
 ) -> Result<Ranking, CompileError> {
-    let (order, rules): (Vec<usize>, Vec<&Rule>) = ranked.iter().copied().unzip();
+    let (order, rules): (Vec<usize>, Vec<&'s Rule>) = ranked.iter().copied().unzip();
     let mut shadows = Shadows::default();
 
     let mut outcomes = Outcomes::new(&rules, direction, rule_set.defaults.of(direction), slots);

@@ -222,7 +222,7 @@ impl Place {
         let start = span.start.min(bytes.len());
         let (line, column) = source.position(start);
         let line_start = source.line_start(start);
-        let line_end = bytes[line_start..].iter().position(|&b| b == b'\n');
+        let line_end = memchr::memchr(b'\n', &bytes[line_start..]);
         let line_end = line_end.map_or(bytes.len(), |n| line_start + n);
         let span = start..span.end.clamp(start, bytes.len());
         let (excerpt, underlined) = excerpt(
@@ -321,7 +321,7 @@ impl fmt::Debug for Source {
 
 /// Newlines in `bytes`.
 pub(super) fn count_newlines(bytes: &[u8]) -> usize {
-    bytes.iter().filter(|&&b| b == b'\n').count()
+    memchr::memchr_iter(b'\n', bytes).count()
 }
 
 /// Gathers diagnostics while a file is read, and stops building them once there are [`MAX_REPORTED`].

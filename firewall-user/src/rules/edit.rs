@@ -1,22 +1,30 @@
 //! Changes of a rule file's text that leave all else as it was typed: comments, order, spaces.
 
-use std::collections::HashSet;
 use std::ops::Range;
 
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, Value, value};
 
 use super::addresses::{Block, parse_block};
-use super::file::Loaded;
 use super::notation::Typed;
 
 /// A rule file that is being changed, or a part of it. It is known to be a valid one.
 #[derive(Debug)]
-pub struct Document {
-    before: String,
+pub struct Document<'t> {
+    text: &'t str,
     part: DocumentMut,
-    behind: String,
+    /// Where in the text the part was.
+    place: Range<usize>,
     /// Names of the rules that are not in the part.
-    elsewhere: HashSet<String>,
+    elsewhere: Vec<&'t str>,
+}
+
+/// A rule of a file, by which its part of the text is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleAt {
+    /// Its name.
+    pub name: String,
+    /// Line of its heading, from 1.
+    pub line: usize,
 }
 
 /// Where a rule is put.
@@ -39,25 +47,23 @@ pub enum Members {
     List(String),
 }
 
-impl Document {
+impl<'t> Document<'t> {
     /// Reads a rule file.
     ///
     /// # Errors
     ///
     /// It is no TOML.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        Self::part(text, 0..text.len(), HashSet::new())
+    pub fn parse(text: &'t str) -> Result<Self, String> {
+        Self::part(text, 0..text.len(), Vec::new())
     }
 
-    /// Reads what is needed to change something about the rule of this name, or behind the last one: of ten thousand rules all the
-    /// others need not be read to be left as they are.
+    /// Reads what is needed to change something about the rule of this name, or behind the last one, in a file that has these `rules`:
+    /// of ten thousand all the others need not be read to be left as they are.
     ///
     /// # Errors
     ///
     /// There is no such rule.
-    pub fn around(loaded: &Loaded, name: Option<&str>) -> Result<Self, String> {
-        let text = std::str::from_utf8(loaded.source.bytes()).map_err(|error| error.to_string())?;
-        let rules = &loaded.rule_set.rules;
+    pub fn around(text: &'t str, rules: &'t [RuleAt], name: Option<&str>) -> Result<Self, String> {
         let at = match name {
             Some(name) => {
                 let at = rules.iter().position(|rule| rule.name == name);
@@ -68,28 +74,24 @@ impl Document {
         // Each rule's comment stands before its heading, and so behind the heading of the one before.
         let first = at.saturating_sub(1);
         let end = first + 4;
-        let heading = |index: usize| {
-            let place = loaded.rule_places.get(index)?;
-            Some(place.heading.start)
-        };
+        let heading = |index: usize| Some(heading_at(text, rules.get(index)?.line));
         let start = heading(first).filter(|_| first > 0).unwrap_or(0);
         let part = start..heading(end).unwrap_or(text.len());
         let is_cut = |at: usize| at == 0 || at == text.len() || text[at..].starts_with("[[");
         if !(is_cut(part.start) && is_cut(part.end)) {
             return Self::parse(text);
         }
-        let names = rules.iter().enumerate();
-        let elsewhere = names.filter(|(index, _)| !(first..end).contains(index));
-        let elsewhere = elsewhere.map(|(_, rule)| rule.name.clone()).collect();
+        let elsewhere = rules[..first].iter().chain(rules.iter().skip(end));
+        let elsewhere = elsewhere.map(|rule| &rule.name[..]).collect();
         Self::part(text, part, elsewhere)
     }
 
-    fn part(text: &str, part: Range<usize>, elsewhere: HashSet<String>) -> Result<Self, String> {
-        let parsed: Result<DocumentMut, _> = text[part.clone()].parse();
+    fn part(text: &'t str, place: Range<usize>, elsewhere: Vec<&'t str>) -> Result<Self, String> {
+        let parsed: Result<DocumentMut, _> = text[place.clone()].parse();
         Ok(Self {
-            before: text[..part.start].to_owned(),
+            text,
             part: parsed.map_err(|error| error.to_string())?,
-            behind: text[part.end..].to_owned(),
+            place,
             elsewhere,
         })
     }
@@ -97,7 +99,8 @@ impl Document {
     /// Its text.
     pub fn text(&self) -> String {
         let part = self.part.to_string();
-        [&self.before[..], &part, &self.behind].concat()
+        let (before, behind) = (&self.text[..self.place.start], &self.text[self.place.end..]);
+        [before, &part, behind].concat()
     }
 
     /// Puts a rule into it. Returns the rule's name, which is `name`, or made from what was typed.
@@ -115,7 +118,7 @@ impl Document {
         let elsewhere = std::mem::take(&mut self.elsewhere);
         let rules = self.rules()?;
         let has = |rules: &ArrayOfTables, name: &str| {
-            elsewhere.contains(name) || find(rules, name).is_ok()
+            elsewhere.contains(&name) || find(rules, name).is_ok()
         };
         let at = match place {
             Place::Last => rules.len(),
@@ -258,6 +261,19 @@ impl Document {
     }
 }
 
+/// Where the heading in this line begins.
+fn heading_at(text: &str, line: usize) -> usize {
+    let mut newlines = memchr::memchr_iter(b'\n', text.as_bytes());
+    let start = match line {
+        0 | 1 => 0,
+        _ => newlines
+            .nth(line - 2)
+            .map_or(text.len(), |newline| newline + 1),
+    };
+    let indented = text[start..].trim_start_matches([' ', '\t']);
+    text.len() - indented.len()
+}
+
 fn find(rules: &ArrayOfTables, name: &str) -> Result<usize, String> {
     let named = |rule: &Table| rule.get("name").and_then(Item::as_str) == Some(name);
     rules.iter().position(named).ok_or_else(|| no_rule(name))
@@ -284,9 +300,9 @@ fn take(rules: &mut ArrayOfTables) -> Vec<Table> {
 /// Puts tables back in this order. Their places in the text are shared out anew, so that what was between them stays there.
 fn put(rules: &mut ArrayOfTables, mut tables: Vec<Table>) {
     let mut places: Vec<Option<isize>> = tables.iter().map(Table::position).collect();
-    // A new one has none: it takes that of the one before it, which is written first.
+    // A new one has none: it takes the last that the one before it has, which is written first with the tables that belong to it.
     for at in 1..places.len() {
-        places[at] = places[at].or(places[at - 1]);
+        places[at] = places[at].or(last_place(&tables[at - 1]).max(places[at - 1]));
     }
     for at in (0..places.len().saturating_sub(1)).rev() {
         places[at] = places[at].or(places[at + 1]);
@@ -297,6 +313,16 @@ fn put(rules: &mut ArrayOfTables, mut tables: Vec<Table>) {
         }
     }
     rules.extend(tables);
+}
+
+/// The last place in the text that a table has, or one that belongs to it: `[rule.limit]`.
+fn last_place(table: &Table) -> Option<isize> {
+    let inner = table.iter().filter_map(|(_, item)| match item {
+        Item::Table(table) => last_place(table),
+        Item::ArrayOfTables(tables) => tables.iter().filter_map(last_place).max(),
+        Item::None | Item::Value(_) => None,
+    });
+    inner.max().max(table.position())
 }
 
 fn prefix(table: &Table) -> String {

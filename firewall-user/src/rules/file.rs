@@ -12,8 +12,9 @@ use super::asserts;
 use super::diagnostic::{Collector, Diagnostic, Report, Source};
 use super::lists::{self, Lists};
 use super::model::RuleSet;
+use super::pieces;
 use super::syntax::{Damage, syntax_error};
-use super::typed::Reader;
+use super::typed::{Reader, RuleFile};
 use super::validate::{self, RulePlace};
 
 /// Largest rule file. 65,000 rules with addresses and comments take about 10 MiB; long address lists belong in files of
@@ -101,7 +102,7 @@ pub fn parse(source_name: &str, text: &str, base_dir: &Path) -> Result<Loaded, R
 
 /// The same, with address lists from elsewhere.
 pub fn parse_with(source_name: &str, text: &str, lists: lists::From<'_>) -> Result<Loaded, Report> {
-    parse_within(source_name, text, lists, None)
+    parse_in_pieces(source_name, text, lists, None, pieces::PIECE)
 }
 
 /// The same, but that assertions have to hold only `within` some packets.
@@ -109,7 +110,18 @@ pub fn parse_within(
     source_name: &str,
     text: &str,
     lists: lists::From<'_>,
+    within: asserts::Within,
+) -> Result<Loaded, Report> {
+    parse_in_pieces(source_name, text, lists, Some(within), pieces::PIECE)
+}
+
+/// The same, in pieces of this size where there are several.
+pub(super) fn parse_in_pieces(
+    source_name: &str,
+    text: &str,
+    lists: lists::From<'_>,
     within: Option<asserts::Within>,
+    size: usize,
 ) -> Result<Loaded, Report> {
     let source = Source::new(source_name, text);
     let mut collector = Collector::default();
@@ -118,29 +130,14 @@ pub fn parse_within(
         let error = Diagnostic::error(refusal.message).help(refusal.help);
         return Err(error.in_file(source_name).into());
     }
-    let (root, damage) = match DeTable::parse(text) {
-        Ok(root) => (root, None),
-        Err(first) if text.len() > MAX_RECOVERED_BYTES => {
-            collector.error(|| syntax_error(&source, &first, None));
-            return Err(collector.finish(source_name));
-        }
-        Err(_) => {
-            let (root, errors) = DeTable::parse_recoverable(text);
-            let damage = Damage::of(&source, root.get_ref(), errors);
-            (root, Some(damage))
-        }
+    let in_pieces = (text.len() > size).then(|| pieces::read(text, &source, size));
+    let (mut typed, damage) = match in_pieces.flatten() {
+        Some(typed) => (typed, None),
+        None => match read_whole(text, &source, &mut collector) {
+            Some(read) => read,
+            None => return Err(collector.finish(source_name)),
+        },
     };
-    if damage.as_ref().is_some_and(|damage| damage.headings) {
-        for (error, list) in damage.iter().flat_map(|damage| &damage.errors) {
-            collector.error(|| syntax_error(&source, error, list.as_ref()));
-        }
-        return Err(collector.finish(source_name));
-    }
-    let mut reader = Reader {
-        source: &source,
-        collector: &mut collector,
-    };
-    let mut typed = reader.rule_file(root.get_ref());
     let asserts = std::mem::take(&mut typed.asserts);
     let mut lists = lists::Reader::new(lists);
     let (rule_set, rule_places) = validate::validate(typed, &source, &mut lists, &mut collector);
@@ -171,6 +168,38 @@ pub fn parse_within(
         lists: lists.read,
         asserts: asserts.len(),
     })
+}
+
+/// What was typed, as far as syntax errors let it be known. Nothing where too much is wrong with it, which has been said.
+fn read_whole(
+    text: &str,
+    source: &Source,
+    collector: &mut Collector,
+) -> Option<(RuleFile, Option<Damage>)> {
+    let (root, damage) = match DeTable::parse(text) {
+        Ok(root) => (root, None),
+        Err(first) if text.len() > MAX_RECOVERED_BYTES => {
+            collector.error(|| syntax_error(source, &first, None));
+            return None;
+        }
+        Err(_) => {
+            let (root, errors) = DeTable::parse_recoverable(text);
+            let damage = Damage::of(source, root.get_ref(), errors);
+            (root, Some(damage))
+        }
+    };
+    if damage.as_ref().is_some_and(|damage| damage.headings) {
+        for (error, list) in damage.iter().flat_map(|damage| &damage.errors) {
+            collector.error(|| syntax_error(source, error, list.as_ref()));
+        }
+        return None;
+    }
+    let mut reader = Reader {
+        source,
+        collector,
+        base: 0,
+    };
+    Some((reader.rule_file(root.get_ref()), damage))
 }
 
 /// A kind of file that is read, in the words of its error messages.

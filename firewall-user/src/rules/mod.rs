@@ -18,6 +18,7 @@ pub mod validate;
 
 pub mod asserts;
 mod groups;
+mod pieces;
 mod shown;
 mod syntax;
 mod typed;

@@ -25,6 +25,7 @@ pub(super) use terms::{RawBan, RawLimit, RawTerms, Term};
 const VERSION: i64 = 1;
 
 /// What was typed: syntax, keys and types are right, meanings are not checked yet.
+#[derive(Default)]
 pub(super) struct RuleFile {
     pub(super) defaults: Defaults,
     pub(super) essentials: Essentials,
@@ -92,10 +93,30 @@ type Value<'i> = Spanned<DeValue<'i>>;
 pub(super) struct Reader<'r> {
     pub(super) source: &'r Source,
     pub(super) collector: &'r mut Collector,
+    /// Where in the source the text begins that the tree is of.
+    pub(super) base: usize,
 }
 
 impl Reader<'_> {
+    /// Reads a whole file.
     pub(super) fn rule_file(&mut self, root: &DeTable<'_>) -> RuleFile {
+        let mut file = RuleFile::default();
+        self.tables(root, &mut file);
+        if !root.contains_key("version") {
+            self.error(
+                0..0,
+                |d| {
+                    d.help("write version = 1 at the top of the file")
+                        .of_absence()
+                },
+                "the file does not say which version of the rule language it is in",
+            );
+        }
+        file
+    }
+
+    /// Reads what there is of a file, behind what there was before.
+    pub(super) fn tables(&mut self, root: &DeTable<'_>, file: &mut RuleFile) {
         const KEYS: &[&str] = &[
             "version",
             "defaults",
@@ -108,17 +129,6 @@ impl Reader<'_> {
             "rule",
             "assert",
         ];
-        let mut file = RuleFile {
-            defaults: Defaults::default(),
-            essentials: Essentials::default(),
-            flows: RawFlows::default(),
-            limits: RawLimits::default(),
-            bans: RawBans::default(),
-            vlans: None,
-            groups: Vec::new(),
-            rules: Vec::new(),
-            asserts: Vec::new(),
-        };
         for (key, value) in root {
             match key.get_ref().as_ref() {
                 "version" => self.version(value),
@@ -166,17 +176,6 @@ impl Reader<'_> {
                 _ => self.unknown_key(key, "at the top level", KEYS),
             }
         }
-        if !root.contains_key("version") {
-            self.error(
-                0..0,
-                |d| {
-                    d.help("write version = 1 at the top of the file")
-                        .of_absence()
-                },
-                "the file does not say which version of the rule language it is in",
-            );
-        }
-        file
     }
 
     fn version(&mut self, value: &Value<'_>) {
@@ -186,7 +185,7 @@ impl Reader<'_> {
                 let message =
                     format!("version {n} of the rule language is not known to this program");
                 self.error(
-                    value.span(),
+                    self.place(value),
                     |d| d.help("write version = 1, or use a newer program"),
                     &message,
                 );
@@ -243,14 +242,14 @@ impl Reader<'_> {
         let DeValue::Array(rules) = value.get_ref() else {
             let message = "`rule` has to be a list of rules".to_owned();
             return self.error(
-                value.span(),
+                self.place(value),
                 |d| d.help("begin every rule with [[rule]], in double brackets"),
                 &message,
             );
         };
         for rule in rules.iter() {
             match rule.get_ref() {
-                DeValue::Table(table) => into.push(self.rule(rule.span(), table)),
+                DeValue::Table(table) => into.push(self.rule(self.place(rule), table)),
                 _ => self.wrong_type(
                     key.get_ref(),
                     rule,
@@ -370,6 +369,6 @@ impl Reader<'_> {
                 None => whole = false,
             }
         }
-        whole.then(|| Spanned::new(value.span(), flags))
+        whole.then(|| Spanned::new(self.place(value), flags))
     }
 }

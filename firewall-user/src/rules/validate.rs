@@ -5,9 +5,10 @@ mod matches;
 mod tables;
 mod terms;
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 
+use foldhash::{HashMap, HashMapExt as _};
 use toml::Spanned;
 
 use super::addresses::looks_like_address;
@@ -55,7 +56,7 @@ pub(super) fn validate(
         source,
         groups: Groups::resolve(&file.groups, source, lists, collector),
         collector,
-        names: HashMap::new(),
+        names: HashMap::with_capacity(file.rules.len().min(MAX_RULES)),
         first_ban: None,
     };
     if let Some(rule) = file.rules.get(MAX_RULES) {
@@ -239,10 +240,10 @@ impl Validator<'_> {
             return self.error(name.span(), message, help);
         }
         match self.names.entry(name.get_ref().clone()) {
-            std::collections::hash_map::Entry::Vacant(free) => {
+            Entry::Vacant(free) => {
                 free.insert(name.span());
             }
-            std::collections::hash_map::Entry::Occupied(taken) => {
+            Entry::Occupied(taken) => {
                 let source = self.source;
                 let first = taken.get().clone();
                 self.collector.error(|| {

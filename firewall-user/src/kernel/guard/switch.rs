@@ -4,7 +4,6 @@
 //! that whoever is killed leaves the old generation or the new one. Images lie in the places that the word names, those of the generation that
 //! decides and of the one before; any other place is free.
 
-use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
@@ -21,6 +20,16 @@ use crate::kernel::description::Description;
 use crate::kernel::image;
 use crate::kernel::kept::{Archive, Source};
 use crate::kernel::pins::{self, Pins};
+
+/// How many images of a size class are not freed when nobody needs them any more, but give way to the next in their place: freeing one
+/// takes the kernel some ten milliseconds, in which it waits for all programs that are running.
+const fn spared(class: u32) -> u32 {
+    match SIZE_CLASSES[class as usize] >> 20 {
+        0..=2 => SLOTS,
+        3..=8 => 1,
+        _ => 0,
+    }
+}
 
 /// A generation to be put in force.
 #[derive(Debug)]
@@ -66,9 +75,6 @@ impl Trial {
     }
 }
 
-/// Largest image that stays in memory until another takes its place.
-const MAX_IDLE_BYTES: usize = 8 << 20;
-
 /// The time that is so far ahead, in jiffies.
 pub(super) fn deadline(pins: &Pins, ahead: Duration) -> Result<u64> {
     let jiffies = ahead.as_secs().saturating_mul(clock::hz()?.into());
@@ -105,8 +111,8 @@ impl Guard {
         // Slots that are new may have counted something else before, in any of the maps. Nobody does any more: with an array
         // of maps the kernel has just waited until every program that was running has ended (`maybe_wait_bpf_programs`,
         // kernel/bpf/syscall.c), so that none has an earlier generation in hand, nor earlier counters.
-        let old: HashSet<u32> = slots(&self.description).collect();
-        counters.clear(slots(&description).filter(|slot| !old.contains(slot)))?;
+        let old: Vec<u32> = slots(&self.description).collect();
+        counters.clear(slots(&description).filter(|slot| old.binary_search(slot).is_err()))?;
         description.pin(&self.pins.policy(place))?;
         self.archive().keep(&source)?;
         if description.policy.bans_by_rule.is_some() {
@@ -298,21 +304,19 @@ impl Guard {
         }
     }
 
-    /// Frees the memory of images that nobody needs, but for a small one which the next generation will replace: the kernel takes
-    /// milliseconds to free it.
+    /// Frees the memory of large images that nobody needs.
     pub(super) fn free(&self) -> Result<()> {
         let needed = self.needed()?;
-        let in_force = self.place().class();
-        let mut may_idle = SIZE_CLASSES[in_force as usize] <= MAX_IDLE_BYTES;
         for class in 0..SIZE_CLASSES.len() as u32 {
+            let mut spared = spared(class);
             for slot in 0..SLOTS {
                 let place = Place::new(class, slot);
                 let description = self.pins.policy(place);
                 if needed.contains(&place) || !pins::exists(&description)? {
                     continue;
                 }
-                if may_idle && class == in_force {
-                    may_idle = false;
+                if spared > 0 {
+                    spared -= 1;
                     continue;
                 }
                 self.free_image(place)?;

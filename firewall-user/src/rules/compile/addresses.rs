@@ -351,8 +351,7 @@ impl Rows<'_, '_, '_> {
                 Some(winner) if rule == winner => continue,
                 _ => {}
             }
-            let columns = self.services.columns_of_rule.get(&rule);
-            for &column in columns.into_iter().flatten() {
+            for &column in &self.services.columns_of_rule[rule as usize] {
                 match row.entry(column) {
                     btree_map::Entry::Vacant(vacant) => {
                         vacant.insert(self.outcomes.candidate(rule)?);

@@ -4,9 +4,10 @@
 //! two rows begin at the same cell, so a look into a gap, where another row's cell may lie, is told from a hit. The memory
 //! is that of the cells that say something, not that of the cross product.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use firewall_common::abi::image::{Candidate, column};
+use foldhash::HashMap;
 
 use super::CompileError;
 
@@ -45,7 +46,7 @@ impl Packer {
             taken: Bits::default(),
             starts,
             first_free: 0,
-            resume: HashMap::new(),
+            resume: HashMap::default(),
             columns: 0,
         }
     }

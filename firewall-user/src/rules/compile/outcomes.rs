@@ -9,16 +9,18 @@ use crate::rules::model::{Action, Direction, Protocol, Rule};
 
 /// Makes outcomes of the rules of one direction and of its default, and hands out their counters.
 pub(super) struct Outcomes<'a, 's> {
-    rules: &'a [&'a Rule],
+    rules: &'a [&'s Rule],
     direction: Direction,
     default: Action,
     slots: &'a mut Allocator<'s>,
+    /// Those that have been asked for: a rule is one in many places.
+    candidates: Vec<Option<Candidate>>,
 }
 
 impl<'a, 's> Outcomes<'a, 's> {
     /// For `rules`, and `default` where none of them matches.
     pub(super) fn new(
-        rules: &'a [&'a Rule],
+        rules: &'a [&'s Rule],
         direction: Direction,
         default: Action,
         slots: &'a mut Allocator<'s>,
@@ -28,12 +30,18 @@ impl<'a, 's> Outcomes<'a, 's> {
             direction,
             default,
             slots,
+            candidates: vec![None; rules.len() + 1],
         }
     }
 
     /// The rule, or the default, as a candidate.
     pub(super) fn candidate(&mut self, rule: RuleNumber) -> Result<Candidate, TooMany> {
-        Ok(Candidate::new(rule, self.anywhere(rule)?))
+        if let Some(known) = self.candidates[rule as usize] {
+            return Ok(known);
+        }
+        let candidate = Candidate::new(rule, self.anywhere(rule)?);
+        self.candidates[rule as usize] = Some(candidate);
+        Ok(candidate)
     }
 
     /// What the rule does where its port may be any; an ingress rule with one port tells it all the same.
@@ -48,7 +56,7 @@ impl<'a, 's> Outcomes<'a, 's> {
                 self.at_port(rule, protocol, port)
             }
             _ => {
-                let slot = self.slots.slot(Subject::Rule(decided.name.clone()))?;
+                let slot = self.slots.slot(Subject::Rule(&decided.name[..]))?;
                 let accepts = decided.action == Action::Accept;
                 let outcome = Outcome::new(accepts, decided.log, slot);
                 Ok(if decided.terms.is_empty() {
@@ -83,7 +91,7 @@ impl<'a, 's> Outcomes<'a, 's> {
             // What it accepts may still be dropped, and is counted for the port before.
             Some(with) if !with.terms.is_empty() => return self.anywhere(rule),
             Some(rule) => (
-                Subject::RuleAtPort(rule.name.clone(), protocol, port),
+                Subject::RuleAtPort(&rule.name[..], protocol, port),
                 rule.action,
                 rule.log,
             ),
@@ -110,8 +118,8 @@ impl<'a, 's> Outcomes<'a, 's> {
     }
 
     /// The slot of what goes over the limit of a rule, which is its name in tables of state too.
-    pub(super) fn over(&mut self, rule: &Rule) -> Result<u32, TooMany> {
-        let name = rule.name.clone();
+    pub(super) fn over(&mut self, rule: &'s Rule) -> Result<u32, TooMany> {
+        let name = &rule.name[..];
         self.slots.slot(match self.direction {
             Direction::Ingress => Subject::Over(name),
             Direction::Egress => Subject::EgressOver(name),

@@ -1,10 +1,11 @@
 //! Protocols, ports, ICMP types and TCP flags become services: for each value, the first rule that needs no address, and
 //! the class of rules that do.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use firewall_common::abi::image::{Candidate, Class, Page, Record, SELECTORS, Service, column};
 use firewall_common::parse::protocol;
+use foldhash::HashMap;
 
 use super::{CompileError, RuleNumber, Shadows, layout::Layout, outcomes::Outcomes};
 use crate::rules::model::{Protocol, Rule, TcpFlags};
@@ -33,8 +34,8 @@ pub(super) struct Services {
     pub(super) flags_classes: Option<Vec<u16>>,
     /// Number of columns that the classes take in the cells.
     pub(super) columns: u32,
-    /// Columns in which each rule can win.
-    pub(super) columns_of_rule: HashMap<RuleNumber, Vec<u32>>,
+    /// Columns in which each rule can win, by its number.
+    pub(super) columns_of_rule: Vec<Vec<u32>>,
 }
 
 impl Services {
@@ -45,7 +46,7 @@ impl Services {
 
     /// Appends the services of all protocols, and returns the index of each.
     pub(super) fn protocols(&self, layout: &mut Layout) -> Vec<u32> {
-        let mut known = HashMap::new();
+        let mut known = HashMap::default();
         let index_of = |&service: &Service| {
             *known
                 .entry(service)
@@ -74,14 +75,14 @@ pub(super) struct SelectorTable {
 impl SelectorTable {
     /// Appends the pages with their services, and returns all 256; equal ones are one.
     pub(super) fn pages(&self, layout: &mut Layout) -> Vec<Page> {
-        let mut known: HashMap<(Vec<u8>, Vec<Service>), Page> = HashMap::new();
+        let mut known: HashMap<(Vec<u8>, Vec<Service>), Page> = HashMap::default();
         let mut ranges = self.ranges.iter().peekable();
         (0..=u8::MAX)
             .map(|upper| {
                 let (low, high) = (u16::from(upper) << 8, u16::from(upper) << 8 | 0xff);
                 let mut bytes = vec![0; 256];
                 let mut services: Vec<Service> = Vec::new();
-                let mut numbers: HashMap<Service, u8> = HashMap::new();
+                let mut numbers: HashMap<Service, u8> = HashMap::default();
                 // Ranges cover all values, so there is one for every page, and the last may reach into the next.
                 while let Some(&&(first, last, service)) = ranges.peek() {
                     let (first, end) = (first.max(low), last.min(high));
@@ -115,16 +116,23 @@ fn records(services: &[Service]) -> Vec<Record> {
 
 /// Every port that a rule names, once: protocol and port.
 pub(super) fn named_ports<'a>(rules: impl Iterator<Item = &'a Rule>) -> Vec<(u8, u16)> {
-    let mut named = BTreeSet::new();
+    let mut ranges = Vec::new();
     for rule in rules {
-        let (Protocol::Number(protocol), Some(ranges)) = (rule.protocol, &rule.ports) else {
+        let (Protocol::Number(protocol), Some(named)) = (rule.protocol, &rule.ports) else {
             continue;
         };
-        for &(low, high) in ranges {
-            named.extend((low..=high).map(|port| (protocol, port)));
-        }
+        ranges.extend(named.iter().map(|&(low, high)| (protocol, low, high)));
     }
-    named.into_iter().collect()
+    ranges.sort_unstable();
+    let mut ports: Vec<(u8, u16)> = Vec::new();
+    for (protocol, low, high) in ranges {
+        let known = (ports.last().copied()).filter(|&last| last >= (protocol, low));
+        // What is known of this range is its beginning, up to the highest port so far.
+        let low = known.map_or(Some(low), |(_, last)| last.checked_add(1));
+        let new = low.into_iter().flat_map(|low| low..=high);
+        ports.extend(new.map(|port| (protocol, port)));
+    }
+    ports
 }
 
 /// Builds the services, whose runs will begin at index (record) `runs_at` of the image; `ports` are those whose packets are
@@ -144,8 +152,8 @@ pub(super) fn build(
         shadows,
         runs_at,
         runs: Vec::new(),
-        known_runs: HashMap::new(),
-        classes: HashMap::new(),
+        known_runs: HashMap::default(),
+        classes: HashMap::default(),
         first_any_with_address: rules
             .iter()
             .position(|rule| rule.protocol == Protocol::Any && has_address(rule))
@@ -155,20 +163,12 @@ pub(super) fn build(
         .iter()
         .map(|&number| builder.selector(number, ports))
         .collect::<Result<_, _>>()?;
-    let protocols = (0..=u8::MAX)
-        .map(|number| {
-            let selector = SELECTOR_PROTOCOLS.iter().position(|&known| known == number);
-            match selector {
-                Some(selector) => Ok(selectors[selector].unnamed),
-                None => builder.protocol(number),
-            }
-        })
-        .collect::<Result<_, _>>()?;
+    let protocols = builder.protocols(&selectors)?;
     let columns = column::FIRST_CLASS + builder.classes.len() as u32;
-    let mut columns_of_rule: HashMap<RuleNumber, Vec<u32>> = HashMap::new();
+    let mut columns_of_rule = vec![Vec::new(); rules.len()];
     for (class_rules, &column) in &builder.classes {
         for &rule in class_rules {
-            columns_of_rule.entry(rule).or_default().push(column);
+            columns_of_rule[rule as usize].push(column);
         }
     }
     Ok(Services {
@@ -200,6 +200,31 @@ struct Builder<'a, 'b, 'c> {
 }
 
 impl Builder<'_, '_, '_> {
+    /// The service of each protocol number; of those with selector that of values that nothing names.
+    fn protocols(&mut self, selectors: &[SelectorTable]) -> Result<Vec<Service>, CompileError> {
+        let mut named = [false; 1 << 8];
+        for rule in self.rules {
+            if let Protocol::Number(number) = rule.protocol {
+                named[usize::from(number)] = true;
+            }
+        }
+        let mut unnamed = None;
+        let mut services = Vec::with_capacity(named.len());
+        for (number, is_named) in (0..=u8::MAX).zip(named) {
+            let selector = SELECTOR_PROTOCOLS.iter().position(|&known| known == number);
+            services.push(match (selector, unnamed) {
+                (Some(selector), _) => selectors[selector].unnamed,
+                (None, Some(service)) if !is_named => service,
+                (None, _) => {
+                    let service = self.protocol(number)?;
+                    unnamed = unnamed.or((!is_named).then_some(service));
+                    service
+                }
+            });
+        }
+        Ok(services)
+    }
+
     /// The service of a protocol without selector.
     fn protocol(&mut self, number: u8) -> Result<Service, CompileError> {
         let active: Vec<RuleNumber> = self
@@ -213,7 +238,7 @@ impl Builder<'_, '_, '_> {
     /// The services of a protocol with selector, by a sweep over the values at which some rule begins or ends.
     fn selector(&mut self, number: u8, ports: &[(u8, u16)]) -> Result<SelectorTable, CompileError> {
         let mut active: BTreeSet<RuleNumber> = BTreeSet::new();
-        let mut edges: BTreeMap<u32, Vec<(RuleNumber, bool)>> = BTreeMap::new();
+        let mut edges: Vec<(u32, RuleNumber, bool)> = Vec::new();
         for (index, rule) in self.numbered() {
             if !covers_protocol(rule, number) {
                 continue;
@@ -223,8 +248,8 @@ impl Builder<'_, '_, '_> {
                 continue;
             };
             for (low, high) in ranges {
-                edges.entry(low).or_default().push((index, true));
-                edges.entry(high + 1).or_default().push((index, false));
+                edges.push((low, index, true));
+                edges.push((high + 1, index, false));
             }
         }
         let unnamed: Vec<RuleNumber> = active.iter().copied().collect();
@@ -232,8 +257,11 @@ impl Builder<'_, '_, '_> {
 
         let mut ranges = Vec::new();
         let mut low = 0;
-        edges.entry(1 << 16).or_default();
-        for (edge, changes) in edges {
+        // Stable: a rule ends with one ICMP type before it begins with the next.
+        edges.sort_by_key(|&(edge, ..)| edge);
+        edges.push((1 << 16, RuleNumber::MAX, false));
+        for changes in edges.chunk_by(|a, b| a.0 == b.0) {
+            let edge = changes[0].0;
             if edge > low {
                 let rules: Vec<RuleNumber> = active.iter().copied().collect();
                 let service = self.describe(&rules)?;
@@ -253,7 +281,7 @@ impl Builder<'_, '_, '_> {
                 }
                 low = edge;
             }
-            for (rule, begins) in changes {
+            for &(_, rule, begins) in changes {
                 if begins {
                     active.insert(rule);
                 } else {

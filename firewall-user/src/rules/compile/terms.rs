@@ -11,10 +11,10 @@ use crate::rules::model::{self, Limits, Per, Rule};
 const COOKIE_BURST_PART: u64 = 10;
 
 /// Appends the terms of all rules. Returns where the table by number begins, or 0 if no rule has any.
-pub(super) fn append(
-    rules: &[&Rule],
+pub(super) fn append<'s>(
+    rules: &[&'s Rule],
     limits: &Limits,
-    outcomes: &mut Outcomes<'_, '_>,
+    outcomes: &mut Outcomes<'_, 's>,
     layout: &mut Layout,
 ) -> Result<u32, TooMany> {
     if rules.iter().all(|rule| rule.terms.is_empty()) {

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::rules::notation;
 
@@ -35,7 +37,7 @@ from = [\"office\"]
 size = 4096
 ";
 
-fn edited(edit: impl FnOnce(&mut Document)) -> String {
+fn edited(edit: impl FnOnce(&mut Document<'_>)) -> String {
     let mut document = Document::parse(FILE).unwrap();
     edit(&mut document);
     let text = document.text();
@@ -44,7 +46,7 @@ fn edited(edit: impl FnOnce(&mut Document)) -> String {
     text
 }
 
-fn add(document: &mut Document, line: &str, place: Place<'_>) -> String {
+fn add(document: &mut Document<'_>, line: &str, place: Place<'_>) -> String {
     let typed = notation::parse(line).unwrap();
     document.add_rule(typed, None, None, place).unwrap()
 }
@@ -216,7 +218,7 @@ fn what_is_not_read_is_left_alone() {
     let text = format!(
         "# Of a file.\nversion = 1\n\n# Rules.\n\n{rules}# The end.\n[limits]\nsize = 4096\n"
     );
-    let loaded = crate::rules::parse("a.toml", &text, std::path::Path::new(".")).unwrap();
+    let rules = rules_of(&text);
     let places = (0..12)
         .flat_map(|n| [(Some(n), true), (Some(n), false)])
         .chain([(None, false)]);
@@ -227,7 +229,7 @@ fn what_is_not_read_is_left_alone() {
             Some(name) => Place::After(name),
             None => Place::Last,
         };
-        let mut part = Document::around(&loaded, name.as_deref()).unwrap();
+        let mut part = Document::around(&text, &rules, name.as_deref()).unwrap();
         let mut whole = Document::parse(&text).unwrap();
         for document in [&mut part, &mut whole] {
             assert_eq!(add(document, "accept tcp 80", place), "tcp 80");
@@ -242,20 +244,125 @@ fn what_is_not_read_is_left_alone() {
             assert!(error.contains("`r0`"), "{error}");
         }
         assert_eq!(part.text(), whole.text(), "{place:?}");
-        let loaded =
-            crate::rules::parse("a.toml", &part.text(), std::path::Path::new(".")).unwrap();
-        let mut part = Document::around(&loaded, Some("tcp 80")).unwrap();
+        let with_it = part.text();
+        let rules_with_it = rules_of(&with_it);
+        let mut part = Document::around(&with_it, &rules_with_it, Some("tcp 80")).unwrap();
         part.remove_rule("tcp 80").unwrap();
         assert_eq!(part.text(), text, "{place:?}");
         if let Some(name) = name {
             let (mut part, mut whole) = (
-                Document::around(&loaded, Some(&name)).unwrap(),
-                Document::parse(std::str::from_utf8(loaded.source.bytes()).unwrap()).unwrap(),
+                Document::around(&with_it, &rules_with_it, Some(&name)).unwrap(),
+                Document::parse(&with_it).unwrap(),
             );
             part.remove_rule(&name).unwrap();
             whole.remove_rule(&name).unwrap();
             assert_eq!(part.text(), whole.text(), "{name}");
         }
     }
-    assert!(Document::around(&loaded, Some("r99")).is_err());
+    assert!(Document::around(&text, &rules, Some("r99")).is_err());
+}
+
+/// The rules of a file, as a live edit knows them.
+fn rules_of(text: &str) -> Vec<RuleAt> {
+    let loaded = crate::rules::parse("a.toml", text, std::path::Path::new(".")).unwrap();
+    let rules = loaded.rule_set.rules.into_iter();
+    rules
+        .map(|rule| RuleAt {
+            name: rule.name,
+            line: rule.line,
+        })
+        .collect()
+}
+
+#[test]
+fn a_table_of_its_own_stays_with_its_rule() {
+    let rule = |name: &str| {
+        format!("[[rule]]\nname = \"{name}\"\naction = \"accept\"\nprotocol = \"tcp\"\n")
+    };
+    let limit = "[rule.limit]\nrate = \"5/s\"\n";
+    let text = format!("version = 1\n{}{limit}{}{limit}", rule("a"), rule("b"));
+    for (place, order) in [
+        (Place::After("a"), ["a", "tcp 80", "b"]),
+        (Place::Before("b"), ["a", "tcp 80", "b"]),
+        (Place::Last, ["a", "b", "tcp 80"]),
+    ] {
+        let mut document = Document::parse(&text).unwrap();
+        add(&mut document, "drop tcp 80", place);
+        let edited = document.text();
+        let loaded = crate::rules::parse("a.toml", &edited, std::path::Path::new(".")).unwrap();
+        let rules = loaded.rule_set.rules;
+        let names: Vec<&str> = rules.iter().map(|rule| &rule.name[..]).collect();
+        assert_eq!(names, order, "{edited}");
+        assert!(
+            rules
+                .iter()
+                .all(|rule| rule.terms.limit.is_some() == (rule.name != "tcp 80")),
+            "{edited}"
+        );
+    }
+}
+
+/// An edit: what is done beside which of the rules.
+#[derive(Clone, Copy, Debug)]
+enum Edit {
+    Last,
+    Before(usize),
+    After(usize),
+    Remove(usize),
+}
+
+fn edits() -> impl Strategy<Value = Vec<Edit>> {
+    let edit = prop_oneof![
+        Just(Edit::Last),
+        (0..100usize).prop_map(Edit::Before),
+        (0..100usize).prop_map(Edit::After),
+        (0..100usize).prop_map(Edit::Remove),
+    ];
+    prop::collection::vec(edit, 1..8)
+}
+
+const RULES: &[&str] = &[
+    "# One.\n[[rule]]\nname = \"N\"\naction = \"drop\"\n",
+    "\n[[rule]] # and two\nname = \"N\"\naction = \"accept\"\nprotocol = \"udp\"\nports = [\n    53, # names\n]\n",
+    "\n# ---- a section ----\n\n# Three.\n[[rule]]\nname = \"N\"\naction = \"accept\"\nprotocol = \"tcp\"\n\n[rule.limit]\nrate = \"5/s\"\n",
+    "[[rule]]\naction = \"drop\"\ncomment = \"\"\"\n[[rule]]\nname = \"r1\" \"\"\"\nname = \"N\"\n\n",
+    "  [[rule]]\n  name = \"N\"\n  action = \"drop\"\n",
+    "\n[[assert]]\npacket = \"udp to :9\"\nexpect = \"drop\"\n",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// Whatever is done to a file, in parts, comes to what it is when the whole file is read for it.
+    #[test]
+    fn edits_of_parts_are_edits_of_the_whole(
+        kinds in prop::collection::vec(prop::sample::select(RULES), 0..14),
+        tail in prop::sample::select(&["", "# The end.\n", "\n[limits]\nsize = 4096\n"]),
+        edits in edits(),
+    ) {
+        let rules: String = (0..).zip(kinds).map(|(n, rule)| rule.replace('N', &format!("r{n}"))).collect();
+        let mut text = format!("version = 1\n{rules}{tail}");
+        for (round, edit) in (0..).zip(edits) {
+            let rules = rules_of(&text);
+            let name = |at: usize| rules.get(at % rules.len().max(1)).map(|rule| &rule.name[..]);
+            let beside = match edit {
+                Edit::Last => None,
+                Edit::Before(at) | Edit::After(at) | Edit::Remove(at) => name(at),
+            };
+            let mut part = Document::around(&text, &rules, beside).unwrap();
+            let mut whole = Document::parse(&text).unwrap();
+            for document in [&mut part, &mut whole] {
+                match (edit, beside) {
+                    (Edit::Remove(_), Some(name)) => document.remove_rule(name).unwrap(),
+                    (_, None) => drop(add(document, &format!("drop tcp {}", 100 + round), Place::Last)),
+                    (Edit::Before(_), Some(name)) => {
+                        drop(add(document, "accept tcp 80 limit 5/s", Place::Before(name)));
+                    }
+                    (_, Some(name)) => drop(add(document, "accept tcp 80", Place::After(name))),
+                }
+            }
+            prop_assert_eq!(part.text(), whole.text(), "{:?} beside {:?} in {}", edit, beside, text);
+            text = part.text();
+        }
+    }
 }

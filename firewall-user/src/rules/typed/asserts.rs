@@ -20,14 +20,14 @@ impl Reader<'_> {
     pub(super) fn asserts(&mut self, key: &Key<'_>, value: &Value<'_>, into: &mut Vec<RawAssert>) {
         let DeValue::Array(asserts) = value.get_ref() else {
             return self.error(
-                value.span(),
+                self.place(value),
                 |d| d.help("begin every assertion with [[assert]], in double brackets"),
                 "`assert` has to be a list of assertions",
             );
         };
         for assert in asserts.iter() {
             match assert.get_ref() {
-                DeValue::Table(table) => into.push(self.assert(assert.span(), table)),
+                DeValue::Table(table) => into.push(self.assert(self.place(assert), table)),
                 _ => self.wrong_type(
                     key.get_ref(),
                     assert,

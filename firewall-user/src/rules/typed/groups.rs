@@ -37,7 +37,7 @@ impl Reader<'_> {
             }
         };
         RawGroup {
-            name: Spanned::new(name.span(), name.get_ref().clone().into_owned()),
+            name: Spanned::new(self.place(name), name.get_ref().clone().into_owned()),
             members: members.unwrap_or(Members::Broken),
         }
     }
@@ -62,7 +62,7 @@ impl Reader<'_> {
         if table.is_empty() {
             let message = format!("group {} names no file", quoted(name.get_ref()));
             self.error(
-                place.span(),
+                self.place(place),
                 |d| {
                     d.help("write { file = \"addresses.txt\" }, or a list")
                         .of_absence()

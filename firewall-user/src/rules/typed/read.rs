@@ -36,7 +36,9 @@ impl Reader<'_> {
         example: &str,
     ) -> Option<Spanned<String>> {
         match value.get_ref() {
-            DeValue::String(text) => Some(Spanned::new(value.span(), text.clone().into_owned())),
+            DeValue::String(text) => {
+                Some(Spanned::new(self.place(value), text.clone().into_owned()))
+            }
             _ => {
                 self.wrong_type(key, value, "text in quotes", example);
                 None
@@ -60,7 +62,7 @@ impl Reader<'_> {
 
     pub(super) fn number(&mut self, key: &str, value: &Value<'_>, example: &str) -> Option<Number> {
         match value.get_ref() {
-            DeValue::Integer(n) => Some(Spanned::new(value.span(), integer(n))),
+            DeValue::Integer(n) => Some(Spanned::new(self.place(value), integer(n))),
             _ => {
                 self.wrong_type(key, value, "a number", example);
                 None
@@ -97,7 +99,7 @@ impl Reader<'_> {
                 return None;
             }
         };
-        Some(Spanned::new(value.span(), scalar))
+        Some(Spanned::new(self.place(value), scalar))
     }
 
     pub(super) fn scalars(
@@ -114,7 +116,7 @@ impl Reader<'_> {
             .iter()
             .map(|element| self.name_or_number(key, element, example))
             .collect();
-        Some(Spanned::new(value.span(), read))
+        Some(Spanned::new(self.place(value), read))
     }
 
     pub(super) fn texts(&mut self, key: &str, value: &Value<'_>, example: &str) -> Option<Texts> {
@@ -126,7 +128,7 @@ impl Reader<'_> {
             .iter()
             .map(|element| self.text(key, element, example))
             .collect();
-        Some(Spanned::new(value.span(), read))
+        Some(Spanned::new(self.place(value), read))
     }
 
     /// A single value where a list belongs: mostly only the brackets are missing.
@@ -141,7 +143,11 @@ impl Reader<'_> {
 
     /// What stands in the file for a value, if it is short enough to be repeated in a help.
     pub(super) fn typed(&self, value: &Value<'_>) -> Option<&str> {
-        let typed = self.source.bytes().get(value.span()).unwrap_or_default();
+        let typed = self
+            .source
+            .bytes()
+            .get(self.place(value))
+            .unwrap_or_default();
         let typed = std::str::from_utf8(typed).ok()?;
         (typed.len() < 60 && !typed.contains(char::is_control)).then_some(typed)
     }
@@ -152,16 +158,18 @@ impl Reader<'_> {
         value: &Value<'_>,
         choices: &[(&str, T)],
     ) -> Option<T> {
-        let all: Vec<String> = choices
-            .iter()
-            .map(|(name, _)| format!("\"{name}\""))
-            .collect();
-        let all = all.join(" or ");
+        let all = || {
+            let all: Vec<String> = choices
+                .iter()
+                .map(|(name, _)| format!("\"{name}\""))
+                .collect();
+            all.join(" or ")
+        };
         let DeValue::String(text) = value.get_ref() else {
             self.wrong_type(
                 key.get_ref(),
                 value,
-                &all,
+                &all(),
                 &format!("{} = \"{}\"", key.get_ref(), choices[0].0),
             );
             return None;
@@ -171,13 +179,14 @@ impl Reader<'_> {
             .find(|(name, _)| name == text)
             .map(|(_, meaning)| *meaning);
         if found.is_none() {
+            let all = all();
             let message = format!("`{}` has to be {all}, not {}", key.get_ref(), quoted(text));
             let near = closest(text, choices.iter().map(|(name, _)| *name));
             let help = near.map_or_else(
                 || format!("write {all}"),
                 |near| format!("did you mean \"{near}\"?"),
             );
-            self.error(value.span(), |d| d.help(help), &message);
+            self.error(self.place(value), |d| d.help(help), &message);
         }
         found
     }
@@ -186,7 +195,7 @@ impl Reader<'_> {
         let name = key.get_ref();
         let message = format!("unknown key {} {place}", quoted(name));
         self.error(
-            key.span(),
+            self.place(key),
             |d| match closest(name, known.iter().copied()) {
                 Some("rule") => d.help("did you mean [[rule]]?"),
                 Some(near) => d.help(format!("did you mean `{near}`?")),
@@ -208,10 +217,16 @@ impl Reader<'_> {
         };
         let message = format!("{} has to be {wanted}, not {found}", quoted(key));
         self.error(
-            value.span(),
+            self.place(value),
             |d| d.help(format!("write {example}")),
             &message,
         );
+    }
+
+    /// Where something stands in the source.
+    pub(super) fn place<T>(&self, of: &Spanned<T>) -> Range<usize> {
+        let span = of.span();
+        self.base + span.start..self.base + span.end
     }
 
     pub(super) fn error(

@@ -90,7 +90,7 @@ impl Reader<'_> {
                 "never-ban" => {
                     let list = self.texts("never-ban", value, NEVER);
                     // What is no list at all is one with something wrong in it, so that nobody takes it for absent.
-                    into.never = list.or_else(|| Some(Spanned::new(value.span(), vec![None])));
+                    into.never = list.or_else(|| Some(Spanned::new(self.place(value), vec![None])));
                 }
                 _ => self.unknown_key(key, "in [bans]", &["size", "never-ban"]),
             }
@@ -99,7 +99,7 @@ impl Reader<'_> {
 
     pub(super) fn vlans(&mut self, heading: &Key<'_>, table: &DeTable<'_>) -> RawVlans {
         let mut vlans = RawVlans {
-            heading: heading.span(),
+            heading: self.place(heading),
             untagged: None,
             ids: None,
         };

@@ -55,10 +55,10 @@ impl Reader<'_> {
             burst: None,
             has_burst: false,
             per: Per::Rule,
-            unit: Spanned::new(value.span(), Some(Unit::Packets)),
+            unit: Spanned::new(self.place(value), Some(Unit::Packets)),
         };
         let Some(table) = self.term("limit", value, Some("rate"), "rate = \"200/s\"") else {
-            return Spanned::new(value.span(), None);
+            return Spanned::new(self.place(value), None);
         };
         for (key, value) in table {
             match key.get_ref().as_ref() {
@@ -68,20 +68,22 @@ impl Reader<'_> {
                     limit.burst = self.scalar("burst", value, "a number", "burst = 400");
                 }
                 "per" => limit.per = self.choice(key, value, PER).unwrap_or(limit.per),
-                "unit" => limit.unit = Spanned::new(value.span(), self.choice(key, value, UNITS)),
+                "unit" => {
+                    limit.unit = Spanned::new(self.place(value), self.choice(key, value, UNITS))
+                }
                 _ => self.unknown_key(key, "in limit", &["rate", "burst", "per", "unit"]),
             }
         }
         let help = "add rate = \"200/s\": how much may pass in which time (s, m, h or d)";
         self.demand("limit", value, table, &[("rate", help)]);
-        Spanned::new(value.span(), Some(limit))
+        Spanned::new(self.place(value), Some(limit))
     }
 
     pub(super) fn ban(&mut self, value: &Value<'_>) -> Term<RawBan> {
         const EXAMPLE: &str = "after = 20, within = \"10s\", for = \"10m\"";
         let mut ban = RawBan::default();
         let Some(table) = self.term("ban", value, None, EXAMPLE) else {
-            return Spanned::new(value.span(), None);
+            return Spanned::new(self.place(value), None);
         };
         for (key, value) in table {
             match key.get_ref().as_ref() {
@@ -100,7 +102,7 @@ impl Reader<'_> {
             ("for", "add for = \"10m\": how long it lasts"),
         ];
         self.demand("ban", value, table, &keys);
-        Spanned::new(value.span(), Some(ban))
+        Spanned::new(self.place(value), Some(ban))
     }
 
     pub(super) fn syn_cookies(&mut self, value: &Value<'_>) -> Term<Spanned<Scalar>> {
@@ -117,7 +119,7 @@ impl Reader<'_> {
                 "add above = \"5000/s\": the rate of SYNs from which on they are answered so";
             self.demand("syn-cookies", value, table, &[("above", help)]);
         }
-        Spanned::new(value.span(), above)
+        Spanned::new(self.place(value), above)
     }
 
     /// The table of a term. Text in its place that begins as a rate does was probably meant as its key `rate`.
@@ -157,7 +159,7 @@ impl Reader<'_> {
         for (key, help) in keys {
             if !table.contains_key(*key) {
                 let message = format!("this `{name}` has no `{key}`");
-                self.error(value.span(), |d| d.help(*help).of_absence(), &message);
+                self.error(self.place(value), |d| d.help(*help).of_absence(), &message);
             }
         }
     }
