@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::rules::promtool;
 use crate::{dist, named, samples};
 
-/// As much of it as matters here; https://grafana.com/docs/grafana/v10.4/dashboards/build-dashboards/view-dashboard-json-model/
+/// As much of it as matters here; <https://grafana.com/docs/grafana/v10.4/dashboards/build-dashboards/view-dashboard-json-model/>
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Dashboard {

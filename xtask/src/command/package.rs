@@ -16,7 +16,7 @@ use crate::{
     shell,
 };
 
-/// The time that files in the package are from, as seconds; https://reproducible-builds.org/specs/source-date-epoch/
+/// The time that files in the package are from, as seconds; <https://reproducible-builds.org/specs/source-date-epoch/>
 const TIME_VARIABLE: &str = "SOURCE_DATE_EPOCH";
 
 /// Set up and build the Debian package: command, service, manuals, completions, examples
