@@ -4,11 +4,12 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::command;
 use crate::command::apply::Apply;
 use crate::command::ban::Ban;
+use crate::command::detach::Detach;
 use crate::command::explain::Explain;
 use crate::command::flows::Filter;
 use crate::command::group::GroupVerb;
@@ -118,9 +119,12 @@ enum Verb {
     /// Take over what an older version guards: no packet is lost, and flows, bans and counts go on.
     Upgrade(Upgrade),
     /// Take the firewall off: everything is let in again.
-    Detach {
-        #[command(flatten)]
-        interfaces: Interfaces,
+    Detach(Detach),
+    /// Write man pages and completions, for packages.
+    #[command(hide = true)]
+    Generate {
+        /// A folder that is there; `man` and `completions` are made in it.
+        directory: PathBuf,
     },
 }
 
@@ -163,7 +167,8 @@ pub fn run() -> ExitCode {
         Verb::Doctor { interface } => command::doctor::run(&interface, &output),
         Verb::Explain(explain) => command::explain::run(&explain, &output),
         Verb::Upgrade(upgrade) => command::upgrade::run(&upgrade, &output),
-        Verb::Detach { interfaces } => command::detach::run(&interfaces.interface, &output),
+        Verb::Detach(detach) => command::detach::run(&detach, &output),
+        Verb::Generate { directory } => command::generate::run(Cli::command(), &directory),
     };
     let Err(error) = done else {
         return ExitCode::SUCCESS;

@@ -10,6 +10,7 @@ pub(crate) mod doctor;
 mod edit;
 pub(crate) mod explain;
 pub(crate) mod flows;
+pub(crate) mod generate;
 pub(crate) mod group;
 pub(crate) mod history;
 pub(crate) mod plan;

@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod demo;
+mod package;
 mod setup;
 mod test;
 
@@ -24,6 +25,7 @@ enum Verb {
     Test(test::Test),
     Demo(demo::Demo),
     Bench(bench::Bench),
+    Package(package::Package),
 }
 
 impl Cli {
@@ -35,6 +37,7 @@ impl Cli {
             Verb::Test(test) => test.run(),
             Verb::Demo(demo) => demo.run(),
             Verb::Bench(bench) => bench.run(),
+            Verb::Package(package) => package.run(),
         }
     }
 }

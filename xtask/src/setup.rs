@@ -8,6 +8,7 @@ mod bpffs;
 mod compiler;
 mod dpkg;
 mod linker;
+mod packager;
 mod purpose;
 mod smoke;
 mod stamp;
@@ -107,13 +108,18 @@ pub(crate) fn ensure(
 fn ready(workspace: &Workspace, purposes: &[Purpose], options: Options) -> Option<Environment> {
     let stamp = Stamp::read(workspace, options);
     let toolchain = stamp.toolchain()?;
-    let complete =
-        stamp.has_tools(workspace, purposes) && (!needs_bpffs(purposes) || bpffs::is_mounted());
+    let complete = stamp.has_tools(workspace, purposes)
+        && (!needs_packager(purposes) || packager::is_ready(workspace))
+        && (!needs_bpffs(purposes) || bpffs::is_mounted());
     complete.then(|| toolchain.environment.clone())
 }
 
 fn needs_bpffs(purposes: &[Purpose]) -> bool {
     purposes.iter().any(|purpose| purpose.loads_programs())
+}
+
+fn needs_packager(purposes: &[Purpose]) -> bool {
+    purposes.iter().any(|purpose| purpose.packs())
 }
 
 fn set_up(
@@ -146,12 +152,15 @@ fn set_up(
         let places = tools::set_up(workspace, system, purposes, stamp.tools(), options)?;
         stamp.record_tools(workspace, places)?;
     }
+    if needs_packager(purposes) {
+        packager::set_up(workspace)?;
+    }
     Ok(environment)
 }
 
 /// Removes what former runs have fetched and built, in case it is damaged in a way that no check finds.
 fn forget(workspace: &Workspace) -> Result<()> {
-    for part in ["apt", "bpf-linker", "debian", "llvm"] {
+    for part in ["apt", "bpf-linker", "cargo-deb", "debian", "llvm"] {
         let part = workspace.tools().join(part);
         match fs::remove_dir_all(&part) {
             Err(error) if error.kind() != ErrorKind::NotFound => {

@@ -1,6 +1,7 @@
 //! `firewall detach`: take the firewall off an interface.
 
 use anyhow::Result;
+use clap::Args;
 use serde_json::json;
 
 use crate::kernel::guard::{Found, Guard, remove_stale};
@@ -8,12 +9,37 @@ use crate::kernel::{interface, pins};
 use crate::output::Output;
 use crate::{lock, privilege};
 
-pub(crate) fn run(names: &[String], output: &Output) -> Result<()> {
+/// What to take it off.
+#[derive(Args, Debug)]
+pub(crate) struct Detach {
+    /// Network interface; may be given several times.
+    #[arg(
+        short,
+        long = "interface",
+        value_name = "IFACE",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
+    interface: Vec<String>,
+    /// All that are guarded, and what is left of those that are gone.
+    #[arg(long)]
+    all: bool,
+}
+
+pub(crate) fn run(detach: &Detach, output: &Output) -> Result<()> {
     privilege::require()?;
     let _turn = lock::exclusive()?;
+    let names = if detach.all {
+        pins::interfaces()?
+    } else {
+        detach.interface.clone()
+    };
+    if names.is_empty() {
+        output.text("nothing to do, no interface is guarded")?;
+    }
     let mut results = Vec::new();
-    for name in names {
-        let detached = detach(name)?;
+    for name in &names {
+        let detached = detach_from(name)?;
         output.text(format_args!(
             "{name}: {}",
             if detached {
@@ -28,7 +54,7 @@ pub(crate) fn run(names: &[String], output: &Output) -> Result<()> {
 }
 
 /// Whether there was anything to remove. The interface itself may be gone, and its pins still be there.
-fn detach(name: &str) -> Result<bool> {
+fn detach_from(name: &str) -> Result<bool> {
     match interface::find(name)? {
         None if pins::interfaces()?.iter().any(|pinned| pinned == name) => {
             remove_stale(name)?;

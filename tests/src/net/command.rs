@@ -97,6 +97,13 @@ pub(super) fn path() -> OsString {
     path
 }
 
+/// A program of those that `cargo xtask setup` has found or unpacked.
+pub fn tool(name: &str) -> Command {
+    let mut command = Command::new(name);
+    command.env("PATH", path()).stdin(Stdio::null());
+    command
+}
+
 /// The root of the workspace.
 pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -13,15 +13,28 @@ pub(crate) enum Purpose {
     Demo,
     /// Measure, beside other firewalls
     Bench,
+    /// Make the Debian package
+    Package,
 }
 
 impl Purpose {
     /// Every purpose.
-    pub(crate) const ALL: [Self; 4] = [Self::Build, Self::Test, Self::Demo, Self::Bench];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Build,
+        Self::Test,
+        Self::Demo,
+        Self::Bench,
+        Self::Package,
+    ];
 
     /// Whether programs are loaded into this machine's kernel, and so pinned in bpffs.
     pub(super) fn loads_programs(self) -> bool {
-        !matches!(self, Self::Build)
+        !matches!(self, Self::Build | Self::Package)
+    }
+
+    /// Whether Debian packages are made, for use or to be tested.
+    pub(super) fn packs(self) -> bool {
+        matches!(self, Self::Test | Self::Package)
     }
 
     /// The tools that this purpose takes, beside the eBPF toolchain that all of them take.
@@ -180,6 +193,24 @@ pub(super) const TOOLS: &[Tool] = &[
         package: "keepalived",
         purposes: &[Purpose::Test],
         why: "VRRP between two hosts, one of them guarded",
+        check: &["--version"],
+        data: &[],
+        interpreter: None,
+    },
+    Tool {
+        command: "prometheus",
+        package: "prometheus",
+        purposes: &[Purpose::Test],
+        why: "scrapes the metrics, evaluates rules and fires alerts",
+        check: &["--version"],
+        data: &[],
+        interpreter: None,
+    },
+    Tool {
+        command: "promtool",
+        package: "prometheus",
+        purposes: &[Purpose::Test],
+        why: "checks and tests alert and recording rules",
         check: &["--version"],
         data: &[],
         interpreter: None,
