@@ -26,7 +26,7 @@ fn who_is_talked_with_is_shown_and_banned_by_a_key() -> Result<()> {
 
     // `script` (util-linux) gives it a terminal, and passes on what is typed.
     let line = format!(
-        "{} top -i {}",
+        "stty columns 100 rows 30 && exec {} top -i {}",
         firewall()?.display(),
         lab.inside.interface()
     );
