@@ -17,6 +17,7 @@ use crate::command::plan::Asked;
 use crate::command::ports::Ports;
 use crate::command::rollback::Rollback;
 use crate::command::rule::RuleVerb;
+use crate::command::serve::Serve;
 use crate::command::shadow::Shadow;
 use crate::command::top::Top;
 use crate::command::unban::Unban;
@@ -116,6 +117,8 @@ enum Verb {
     },
     /// What becomes of a packet, and why: on a guarded interface, of which nothing changes, or under a rule file.
     Explain(Explain),
+    /// Serve metrics and health to monitoring, and see to it that what is guarded stays so.
+    Serve(Serve),
     /// Take over what an older version guards: no packet is lost, and flows, bans and counts go on.
     Upgrade(Upgrade),
     /// Take the firewall off: everything is let in again.
@@ -166,6 +169,7 @@ pub fn run() -> ExitCode {
         Verb::Bans { interface } => command::bans::run(&interface, &output),
         Verb::Doctor { interface } => command::doctor::run(&interface, &output),
         Verb::Explain(explain) => command::explain::run(&explain, &output),
+        Verb::Serve(serve) => command::serve::run(&serve, &output),
         Verb::Upgrade(upgrade) => command::upgrade::run(&upgrade, &output),
         Verb::Detach(detach) => command::detach::run(&detach, &output),
         Verb::Generate { directory } => command::generate::run(Cli::command(), &directory),

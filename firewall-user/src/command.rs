@@ -18,6 +18,7 @@ pub(crate) mod ports;
 pub(crate) mod rollback;
 pub(crate) mod rule;
 pub(crate) mod rules;
+pub(crate) mod serve;
 pub(crate) mod shadow;
 pub(crate) mod stats;
 pub(crate) mod status;

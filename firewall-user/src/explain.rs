@@ -44,7 +44,7 @@ impl<'p> Cause<'p> {
             Subject::Over(name) | Subject::EgressOver(name) => rule(name).map(Self::Over),
             Subject::AcceptedAtPort(..) => Some(Self::Pass(PassReason::Default)),
             Subject::DroppedAtPort(..) => Some(Self::Drop(DropReason::NoRule)),
-            Subject::Port(..) => None,
+            Subject::Port(..) | Subject::GoneAtPort(..) | Subject::Reserved(_) => None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The kernel's side, seen from user space: the only module that names aya.
 
 pub mod attach;
+mod attachment;
 pub mod bans;
 mod blob;
 mod clock;
@@ -12,19 +13,22 @@ pub mod driver;
 pub mod filters;
 pub mod flows;
 pub mod guard;
+pub mod held;
 pub mod image;
 pub mod instance;
 pub mod interface;
 pub mod kept;
 mod knocks;
 mod mapped;
-mod netlink;
+pub mod netlink;
 pub mod offload;
 pub mod pins;
 pub mod programs;
+pub mod reading;
 mod record;
 pub mod replica;
 pub mod shadow;
 pub mod standing;
 pub mod state;
+mod told;
 pub mod upgrade;

@@ -1,5 +1,6 @@
 //! A rule file on its way into the kernel: loaded, compiled, described.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,7 +14,7 @@ use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 use zerocopy::IntoBytes as _;
 
-use crate::counters::Slots;
+use crate::counters::{Decides, Gone, Slots};
 use crate::kernel::description::{DescribedRule, Description, Policy};
 use crate::kernel::interface;
 use crate::list_rows::{KnownList, ListRows};
@@ -40,12 +41,8 @@ pub(crate) struct Prepared {
 /// The tables would be too large.
 pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>, most: usize) -> Result<Prepared> {
     let rule_set = &loaded.rule_set;
-    let none = Slots::default();
-    let taken = before.map_or(&none, |before| &before.slots);
-    let compiled = compile(rule_set, taken)?;
-    let warnings = warnings(loaded, &compiled, most);
     let mut words = Words::of(rule_set);
-    let rules = rule_set
+    let rules: Vec<DescribedRule> = rule_set
         .rules
         .iter()
         .map(|rule| DescribedRule {
@@ -57,6 +54,8 @@ pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>, most: usize) -> 
             line: rule.line,
         })
         .collect();
+    let compiled = compile(rule_set, &taken(before, &rules))?;
+    let warnings = warnings(loaded, &compiled, most);
     let lists = known_lists(loaded, compiled.lists, &mut words);
     let policy = Policy {
         file_sha256: sha256(loaded.source.bytes()),
@@ -75,12 +74,33 @@ pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>, most: usize) -> 
         slots: compiled.slots,
         lists,
         asserts: loaded.asserts,
+        gone: Gone::default(),
     };
     Ok(Prepared {
         image: compiled.image,
         policy,
         warnings,
     })
+}
+
+/// The slots that are taken when `rules` come in force after `before`. A rule of the same name that does something else is another one.
+fn taken<'b>(before: Option<&'b Policy>, rules: &[DescribedRule]) -> Cow<'b, Slots> {
+    let Some(before) = before else {
+        return Cow::Owned(Slots::default());
+    };
+    let next: BTreeMap<&str, Decides> = (rules.iter())
+        .map(|rule| (rule.name.as_str(), rule.decides()))
+        .collect();
+    let was = before.deciding().rules;
+    let is_another = |name: &str| {
+        let (was, next) = (was.get(name), next.get(name));
+        was.zip(next).is_some_and(|(was, next)| was != next)
+    };
+    let reserved = before.gone.slots();
+    if reserved.is_empty() && !before.rules.iter().any(|rule| is_another(&rule.name)) {
+        return Cow::Borrowed(&before.slots);
+    }
+    Cow::Owned(before.slots.without(is_another, &reserved))
 }
 
 impl Prepared {

@@ -7,6 +7,7 @@
 mod beyond;
 mod command;
 mod daemon;
+pub mod exposition;
 mod frames;
 mod host;
 mod lab;

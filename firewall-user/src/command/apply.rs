@@ -1,6 +1,7 @@
 //! `firewall apply`: put a rule file in force.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -87,6 +88,12 @@ pub(crate) fn run(apply: &Apply, output: &Output) -> Result<()> {
         refuse_useless_cookies(output)?;
     }
     // All must be fit to be guarded before the first is touched.
+    let order = Order {
+        file,
+        mode: apply.mode,
+        trial: apply.trial.lasts(),
+        shadow: apply.shadow,
+    };
     let mut targets: Vec<(Interface, Found)> = Vec::new();
     for name in &apply.interfaces.interface {
         // What was found is true once: an interface that is named twice is still one.
@@ -94,28 +101,14 @@ pub(crate) fn run(apply: &Apply, output: &Output) -> Result<()> {
             continue;
         }
         let interface = interface(name)?;
-        let found = Guard::find(&interface)?;
-        match &found {
-            Found::Guard(guard) => {
-                guard.refuse_in_trial(name)?;
-                if !apply.shadow {
-                    guard.refuse_in_shadow(name)?;
-                }
-            }
-            Found::Nothing | Found::Stale if apply.shadow => {
-                bail!(
-                    "{name} is not guarded: there is nothing that a candidate could be asked beside"
-                )
-            }
-            Found::Nothing | Found::Stale => attach::check(&interface)?,
-        }
+        let found = fit(&interface, apply.shadow)?;
         targets.push((interface, found));
     }
     let mut applied: Vec<Applied> = Vec::new();
     for (interface, found) in targets {
         let first = applied.is_empty();
         let one =
-            put_in_force(apply, &loaded, &interface, found, first, output).with_context(|| {
+            put_in_force(&order, &loaded, &interface, found, first, output).with_context(|| {
                 let done: Vec<&str> = applied.iter().map(|one| &one.interface[..]).collect();
                 match done[..] {
                     [] => format!("{} is as it was", interface.name),
@@ -132,8 +125,61 @@ pub(crate) fn run(apply: &Apply, output: &Output) -> Result<()> {
     output.json(&applied)
 }
 
+/// What an interface is to be given.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Order<'a> {
+    /// The rule file.
+    pub(crate) file: &'a Path,
+    /// Where the program runs.
+    pub(crate) mode: ModeChoice,
+    /// How long it is on trial, if it is.
+    pub(crate) trial: Option<Duration>,
+    /// Whether it is only asked beside what is in force.
+    pub(crate) shadow: bool,
+}
+
+impl Order<'_> {
+    /// Puts the file, as it was `loaded`, in force on one interface. It has to be the caller's turn. Returns what is to be told.
+    ///
+    /// # Errors
+    ///
+    /// A sentence; the interface is as it was.
+    pub(crate) fn carry_out(
+        &self,
+        loaded: &Loaded,
+        interface: &Interface,
+        output: &Output,
+    ) -> Result<String> {
+        pins::ensure_bpffs()?;
+        if answers_syns(loaded) {
+            refuse_useless_cookies(output)?;
+        }
+        let found = fit(interface, self.shadow)?;
+        put_in_force(self, loaded, interface, found, true, output).map(|one| describe(&one))
+    }
+}
+
+/// What is on an interface, if it can be given a policy.
+fn fit(interface: &Interface, shadow: bool) -> Result<Found> {
+    let name = &interface.name;
+    let found = Guard::find(interface)?;
+    match &found {
+        Found::Guard(guard) => {
+            guard.refuse_in_trial(name)?;
+            if !shadow {
+                guard.refuse_in_shadow(name)?;
+            }
+        }
+        Found::Nothing | Found::Stale if shadow => {
+            bail!("{name} is not guarded: there is nothing that a candidate could be asked beside")
+        }
+        Found::Nothing | Found::Stale => attach::check(interface)?,
+    }
+    Ok(found)
+}
+
 fn put_in_force(
-    apply: &Apply,
+    apply: &Order<'_>,
     loaded: &Loaded,
     interface: &Interface,
     found: Found,
@@ -162,8 +208,8 @@ fn put_in_force(
         ban_buckets: loaded.rule_set.bans.buckets(),
         limit_lines: loaded.rule_set.limits.lines(),
     };
-    let (image, description) = prepared.describe(&apply.file, newest + 1)?;
-    let trial = apply.trial.lasts();
+    let (image, description) = prepared.describe(apply.file, newest + 1)?;
+    let trial = apply.trial;
     let generation_before = before.map(|before| before.generation);
     let mut file_was = None;
     let (guard, changed) = match found {
@@ -184,7 +230,7 @@ fn put_in_force(
                 let next = live::next(loaded, image, description, CHANGE.to_owned());
                 guard.cast_shadow(next)?;
                 (guard, false)
-            } else if guard.description.policy == description.policy {
+            } else if guard.description.policy.is_same(&description.policy) {
                 if guard.description.file != description.file {
                     file_was = Some(guard.description.file.clone());
                     guard.record_file(description.file)?;

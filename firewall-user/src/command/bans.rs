@@ -1,5 +1,7 @@
 //! `firewall bans`: who is banned, until when, by whom and why.
 
+pub(crate) mod saved;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
@@ -222,11 +224,12 @@ fn seconds(ns: u64) -> f64 {
 }
 
 /// The bans that an interface begins with: those meant for all, from the other guarded ones of the network namespace, and what it had
-/// itself before it was removed or made again.
+/// itself before it was removed or made again, or what is saved of it.
 pub(crate) fn inherited(newcomer: &Interface, is_stale: bool) -> Result<Vec<LiveBan>> {
     let mut bans = Vec::new();
-    if is_stale {
-        bans.extend(guard::stale_bans(&newcomer.name)?);
+    match is_stale {
+        true => bans.extend(guard::stale_bans(&newcomer.name)?),
+        false => bans.extend(saved::of(&newcomer.name)?),
     }
     let pinned = pins::interfaces()?;
     for interface in interface::all()? {

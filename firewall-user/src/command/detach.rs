@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
+use super::bans;
 use crate::kernel::guard::{Found, Guard, remove_stale};
 use crate::kernel::{interface, pins};
 use crate::output::Output;
@@ -28,7 +29,7 @@ pub(crate) struct Detach {
 
 pub(crate) fn run(detach: &Detach, output: &Output) -> Result<()> {
     privilege::require()?;
-    let _turn = lock::exclusive()?;
+    let turn = lock::exclusive()?;
     let names = if detach.all {
         pins::interfaces()?
     } else {
@@ -39,7 +40,9 @@ pub(crate) fn run(detach: &Detach, output: &Output) -> Result<()> {
     }
     let mut results = Vec::new();
     for name in &names {
+        lock::announce_detach(&turn, name)?;
         let detached = detach_from(name)?;
+        bans::saved::forget(name)?;
         output.text(format_args!(
             "{name}: {}",
             if detached {

@@ -8,7 +8,7 @@ use firewall_common::abi::reason::{DropReason, PassReason};
 use serde::Serialize;
 
 use super::watch;
-use crate::counters::Sums;
+use crate::counters::{Decides, Sums};
 use crate::kernel::flows::Fill;
 use crate::kernel::guard::Guard;
 use crate::output::{self, Format, Output, table};
@@ -155,11 +155,14 @@ pub(super) fn read(name: &str, guard: &Guard) -> Result<Stats> {
         })
         .collect();
 
+    let gone = guard.gone()?;
     let by_rules = |accepts: bool, is_egress: bool| {
+        let gone = gone.get(&Decides { is_egress, accepts });
+        let gone = gone.map_or_else(Sum::default, |gone| sum(gone.packets, gone.bytes));
         rules
             .iter()
             .filter(|rule| rule.accepts == accepts && rule.is_egress == is_egress)
-            .fold(Sum::default(), |sum, rule| Sum {
+            .fold(gone, |sum, rule| Sum {
                 packets: sum.packets + rule.packets,
                 bytes: sum.bytes + rule.bytes,
             })

@@ -3,10 +3,9 @@
 use anyhow::{Context as _, Result, bail};
 use aya::programs::links::{FdLink, LinkOrder};
 use aya::programs::tc::{TcAttachOptions, TcAttachType};
-use aya::programs::{ProgramError, SchedClassifier, XdpMode};
+use aya::programs::{ProgramError, SchedClassifier, Xdp, XdpMode};
 use aya::util::KernelVersion;
 
-use super::instance::Instance;
 use super::interface::Interface;
 
 /// The oldest kernel that takes the programs: tcx came with it.
@@ -96,12 +95,12 @@ pub(super) fn egress(program: &mut SchedClassifier, interface: &Interface) -> Re
     FdLink::try_from(program.take_link(attached)?).context("this kernel has no BPF links for tcx")
 }
 
+/// Attaches the program for what arrives.
 pub(super) fn ingress(
-    instance: &mut Instance,
+    program: &mut Xdp,
     interface: &Interface,
     mode: ModeChoice,
 ) -> Result<FdLink> {
-    let program = instance.program();
     let attempts: &[XdpMode] = match mode {
         ModeChoice::Auto => &[XdpMode::Driver, XdpMode::Skb],
         ModeChoice::Native => &[XdpMode::Driver],

@@ -202,6 +202,15 @@ impl BanTable {
         Some(word.deadline().left_ns(now_ns))
     }
 
+    /// How many bans have not ended.
+    pub fn count(&self) -> usize {
+        let now_ns = now_ns();
+        let live = self
+            .entries()
+            .filter(|(word, ..)| !word.deadline().is_over(now_ns));
+        live.count()
+    }
+
     /// The bans that have not ended, widest and lowest first.
     pub fn live(&self) -> Vec<LiveBan> {
         let now_ns = now_ns();

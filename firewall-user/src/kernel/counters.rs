@@ -2,14 +2,16 @@
 //! in a larger map, and the one before keeps what it has counted: a slot's count is the sum over all of them. Nothing is
 //! copied from one to the next, so that no packet is counted twice or not at all.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
-use aya::programs::ProgramInfo;
 use aya::util::nr_cpus;
 use firewall_common::abi::counter::Counter;
 
 use super::pins::{self, Pins};
 use super::record::Record;
+use super::told;
 
 /// Every pinned map of counters, the oldest first. At least doubling each time, there are seven at most.
 pub struct Counters {
@@ -80,22 +82,19 @@ impl Counters {
         Ok(())
     }
 
-    /// Which of the maps `program` counts in: its number, and how many slots it has.
+    /// Which of the maps the program pinned at `path` counts in: its number, and how many slots it has.
     ///
     /// # Errors
     ///
     /// None of them.
-    pub(super) fn used_by(&self, program: &ProgramInfo) -> Result<(usize, u32)> {
-        let used = program
-            .map_ids()
-            .context("asking for the program's maps")?
-            .unwrap_or_default();
+    pub(super) fn used_by(&self, path: &Path) -> Result<(usize, u32)> {
+        let used = told::maps_of(path)?;
         self.maps
             .iter()
             .enumerate()
             .find(|(_, map)| used.contains(&map.id))
             .map(|(number, map)| (number, map.slots.len()))
-            .with_context(|| format!("program {} counts in none of the pinned maps", program.id()))
+            .with_context(|| format!("{} counts in none of the pinned maps", path.display()))
     }
 
     /// How many maps there are.

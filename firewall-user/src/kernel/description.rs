@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::blob;
-use crate::counters::Slots;
+use crate::counters::{Decides, Deciding, Gone, Slots};
 use crate::list_rows::KnownList;
 
 /// A loaded generation, for people and for the next generation.
@@ -64,6 +64,32 @@ pub struct Policy {
     /// How many assertions the file has.
     #[serde(default)]
     pub asserts: usize,
+    /// What rules have counted that there are no more; nothing yet where it has not been in force.
+    #[serde(default)]
+    pub gone: Gone,
+}
+
+impl Policy {
+    /// Whether `next`, which has not been in force, would change nothing.
+    pub fn is_same(&self, next: &Self) -> bool {
+        let gone = next.gone.clone();
+        *next
+            == Self {
+                gone,
+                ..self.clone()
+            }
+    }
+
+    /// What its rules do, and what they count where.
+    pub fn deciding(&self) -> Deciding<'_> {
+        let rules = self.rules.iter();
+        Deciding {
+            rules: rules
+                .map(|rule| (rule.name.as_str(), rule.decides()))
+                .collect(),
+            slots: &self.slots,
+        }
+    }
 }
 
 /// A rule as it was loaded.
@@ -87,6 +113,14 @@ impl DescribedRule {
     /// Whether it is about what leaves.
     pub fn is_egress(&self) -> bool {
         self.direction == "egress"
+    }
+
+    /// What it does.
+    pub fn decides(&self) -> Decides {
+        Decides {
+            is_egress: self.is_egress(),
+            accepts: self.action == "accept",
+        }
     }
 }
 

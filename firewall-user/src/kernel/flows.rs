@@ -140,6 +140,21 @@ impl FlowTable {
         Ok(names)
     }
 
+    /// Pins it with an interface that has another one, unless that is this one. Returns whether it was another.
+    pub(super) fn replace(&self, pins: &Pins) -> Result<bool> {
+        let id =
+            |map: &MapData| Ok::<_, anyhow::Error>(map.info().context("asking for a map")?.id());
+        if id(self.buckets.map())? == id(Self::open(pins)?.buckets.map())? {
+            return Ok(false);
+        }
+        let maps = [self.buckets.map(), self.settings.map(), self.ports.map()];
+        let fragments = self.fragments.iter().map(|map| (map, MAP_FRAGMENTS));
+        for (map, name) in maps.into_iter().zip(MAPS).chain(fragments) {
+            pins::replace(&pins.map(name), |next| map.pin(next))?;
+        }
+        Ok(true)
+    }
+
     /// Slots.
     pub fn size(&self) -> u32 {
         self.buckets.len() * WAYS as u32

@@ -18,6 +18,7 @@
 mod clear;
 mod copied;
 mod growth;
+mod returned;
 mod shadow;
 mod switch;
 mod tables;
@@ -29,7 +30,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use aya::maps::MapData;
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::TcAttachType;
 use aya::programs::{ProgramInfo, SchedClassifier};
 use firewall_common::abi::{
     MAP_CONTROL, MAP_COUNTERS, MAP_FRAGMENTS, MAP_IMAGES,
@@ -42,6 +42,7 @@ use firewall_common::abi::{
 };
 
 use super::attach::{self, ModeChoice};
+use super::attachment;
 use super::bans::{BanTable, LiveBan};
 use super::control::ControlWord;
 use super::counters::Counters;
@@ -53,11 +54,11 @@ use super::interface::{Interface, Mode};
 use super::kept::Archive;
 use super::knocks;
 use super::pins::{self, Hook, Pins};
-use super::programs;
 use super::state::Sizes;
 use clear::{clear, wait_until_gone};
 pub use clear::{remove_stale, stale_bans};
 pub(super) use growth::run_in;
+pub(super) use switch::since_lapsed;
 pub use switch::{Next, Trial};
 
 /// Counters for which there is room from the start, whatever the first policy names: 256 KiB a CPU.
@@ -180,6 +181,7 @@ impl Guard {
             return Ok(Found::Stale);
         };
         let egress_id = egress_at_work(&pins, interface)?;
+        let description = since_lapsed(description, trial, control, &pins)?;
         Ok(Found::Guard(Box::new(Self {
             pins,
             mode,
@@ -282,7 +284,7 @@ impl Guard {
         }
 
         let egress = attach::egress(instance.egress(), interface)?;
-        let ingress = attach::ingress(&mut instance, interface, mode)?;
+        let ingress = attach::ingress(instance.program(), interface, mode)?;
         // From here the interface is guarded; when both links are pinned, also if this process ends.
         for (hook, link) in [(Hook::Egress, egress), (Hook::Ingress, ingress)] {
             link.pin(pins.link(hook)).context("pinning a link")?;
@@ -330,6 +332,11 @@ impl Guard {
         })?;
         self.egress_id = egress_at_work(&self.pins, interface)?;
         Ok(true)
+    }
+
+    /// Hardware address of the interface.
+    pub const fn hardware_address(&self) -> Option<[u8; 6]> {
+        self.hardware_address
     }
 
     /// The flow table, to be given other settings.
@@ -468,11 +475,10 @@ pub(super) fn egress_at_work(pins: &Pins, interface: &Interface) -> Result<Optio
     if !pins::exists(&pins.link(Hook::Egress))? {
         return Ok(None);
     }
-    let pinned = program_in(pins, Hook::Egress)?;
-    let programs = programs::tcx(interface, TcAttachType::Egress)
-        .context("asking for the programs that see what leaves")?;
-    let at_work = programs.iter().any(|program| program.id() == pinned);
-    Ok(at_work.then_some(pinned))
+    let link = link(pins, Hook::Egress)?;
+    let program = link.info().context("asking for a link")?.program_id();
+    let at_work = attachment::interface_of(&link)? == Some(interface.index);
+    Ok(at_work.then_some(program))
 }
 
 pub(super) fn link(pins: &Pins, hook: Hook) -> Result<FdLink> {

@@ -23,7 +23,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Error, Result, anyhow, bail};
 use firewall_common::abi::control::Place;
-use firewall_common::abi::{ABI_VERSION, MAP_COUNTERS, MAP_EGRESS_NEXT, MAP_INGRESS_NEXT};
+use firewall_common::abi::{
+    ABI_VERSION, MAP_COUNTERS, MAP_EGRESS_NEXT, MAP_INGRESS_NEXT, PROGRAM_EGRESS, PROGRAM_INGRESS,
+};
 use rustix::mount::{MountFlags, mount};
 
 use super::upgrade;
@@ -51,6 +53,22 @@ impl Hook {
         match self {
             Self::Ingress => MAP_INGRESS_NEXT,
             Self::Egress => MAP_EGRESS_NEXT,
+        }
+    }
+
+    /// What it is called.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "xdp",
+            Self::Egress => "tcx",
+        }
+    }
+
+    /// Name of the program that is attached there.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Ingress => PROGRAM_INGRESS,
+            Self::Egress => PROGRAM_EGRESS,
         }
     }
 

@@ -14,10 +14,7 @@ const TRIES: usize = 5;
 const KEPT_OF_NAMES: usize = 15;
 
 /// The tcx programs on `interface`.
-pub(super) fn tcx(
-    interface: &Interface,
-    attach_type: TcAttachType,
-) -> Result<Vec<ProgramInfo>, ProgramError> {
+fn tcx(interface: &Interface, attach_type: TcAttachType) -> Result<Vec<ProgramInfo>, ProgramError> {
     let mut tries = 1;
     loop {
         match SchedClassifier::query_tcx(&interface.name, attach_type) {

@@ -228,11 +228,8 @@ impl Plan {
             }
             let at_work = program_in(&self.old, hook)?;
             for path in [self.old.program(hook), self.old.program_next(hook)] {
-                if pins::exists(&path)? {
-                    let program = program_at(&path)?;
-                    if program.id() == at_work {
-                        counting = counting.max(counters.used_by(&program)?.0);
-                    }
+                if pins::exists(&path)? && program_at(&path)?.id() == at_work {
+                    counting = counting.max(counters.used_by(&path)?.0);
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use super::host::Host;
 
 /// How long a program may take to start, to do what is asked, and to end, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A program while it runs; dropping it ends it and all that it has started.
 #[derive(Debug)]
@@ -71,6 +71,29 @@ impl Daemon {
         Ok(())
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    ///
+    /// It does not.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!("it does not end: {}", self.said()?);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Sends it a signal.
     ///
     /// # Errors
@@ -88,7 +111,7 @@ impl Drop for Daemon {
         for signal in [Signal::TERM, Signal::KILL] {
             // Fails only if all of it has ended.
             let _ = kill_process_group(group, signal);
-            let deadline = Instant::now() + PATIENCE / 4;
+            let deadline = Instant::now() + PATIENCE / 18;
             while Instant::now() < deadline {
                 if !matches!(self.child.try_wait(), Ok(None)) {
                     return;

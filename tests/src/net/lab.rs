@@ -158,7 +158,22 @@ impl Lab {
         }
     }
 
-    fn connect(&self) -> Result<()> {
+    /// Removes the cable, and with it the interfaces at its ends.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub fn disconnect(&self) -> Result<()> {
+        let end = self.outside.interface();
+        self.outside.ip(&format!("link delete {end}")).map(drop)
+    }
+
+    /// Makes a cable with interfaces of the same names and addresses as there were.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be made.
+    pub fn connect(&self) -> Result<()> {
         let (outside, inside) = (&self.outside, &self.inside);
         outside.ip(&format!(
             "link add {} type veth peer name {} netns {}",

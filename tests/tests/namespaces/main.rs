@@ -21,6 +21,7 @@ mod plan;
 mod probe;
 mod replies;
 mod resets;
+mod serve;
 mod shadow;
 mod shapes;
 mod switching;

@@ -2,7 +2,7 @@
 
 use super::super::finding::Severity;
 use super::*;
-use crate::counters::Slots;
+use crate::counters::{Gone, Slots};
 use crate::kernel::description::Policy;
 
 const FILE: &str = "/etc/firewall/web.toml";
@@ -59,6 +59,7 @@ fn description(text: &[u8]) -> Description {
             slots: Slots::default(),
             lists: std::collections::BTreeMap::new(),
             asserts: 0,
+            gone: Gone::default(),
         },
     }
 }

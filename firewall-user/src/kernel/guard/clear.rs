@@ -3,13 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use aya::programs::tc::TcAttachType;
 
 use super::program_at;
 use crate::kernel::bans::{BanTable, LiveBan};
 use crate::kernel::interface::Interface;
 use crate::kernel::pins::{self, Hook, Pins};
-use crate::kernel::{interface, programs};
+use crate::kernel::{interface, told};
 
 /// How long the kernel may take to let go of a link; 6 to 20 ms were seen.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -64,9 +63,8 @@ pub(super) fn clear(pins: &Pins, name: &str) -> Result<()> {
         if programs.is_empty() {
             return Ok(false);
         }
-        let attached = programs::tcx(found, TcAttachType::Egress)?;
-        let mut attached = attached.iter();
-        Ok(attached.any(|program| programs.contains(&program.id())))
+        let attached = told::egress_programs(found.index)?;
+        Ok(attached.iter().any(|program| programs.contains(program)))
     };
     if !wait_until_gone(name, is_at_work)? {
         bail!(

@@ -8,7 +8,7 @@ use aya::maps::MapData;
 use aya::programs::links::FdLink;
 use aya::programs::tc::SchedClassifierLink;
 use aya::programs::xdp::XdpLink;
-use aya::programs::{ProgramInfo, SchedClassifier, Xdp};
+use aya::programs::{SchedClassifier, Xdp};
 use aya_obj::programs::XdpAttachType;
 use firewall_common::abi::MAP_COUNTERS;
 use firewall_common::abi::shadow::Shadow;
@@ -21,14 +21,15 @@ use crate::kernel::description::Description;
 use crate::kernel::instance::{Instance, Renewed};
 use crate::kernel::pins::{self, Hook};
 use crate::kernel::shadow::MAPS as SHADOW_MAPS;
+use crate::kernel::told;
 
 impl Guard {
     /// Sees to it that the program at work can count everything that `next` names. Returns the counters but for a map
     /// that is new and empty.
     pub(super) fn make_room(&mut self, next: &Description) -> Result<Counters> {
-        let program = self.end_growth()?;
+        self.end_growth()?;
         let counters = self.counters()?;
-        let (number, room) = counters.used_by(&program)?;
+        let (number, room) = counters.used_by(&self.pins.program(Hook::Ingress))?;
         self.drop_idle_nexts()?;
         // Later maps are of programs that a killed `renew` never put to work. The last goes first: numbers have no gaps.
         for unused in (number + 1..counters.maps()).rev() {
@@ -64,9 +65,7 @@ impl Guard {
 
     /// The program arrays that are pinned, and whether the program at work goes on from them.
     fn nexts(&self, hook: Hook) -> Result<Vec<(PathBuf, MapData, bool)>> {
-        let program = program_at(&self.pins.program(hook))?;
-        let used = program.map_ids().context("asking for a program's maps")?;
-        let used = used.unwrap_or_default();
+        let used = told::maps_of(&self.pins.program(hook))?;
         let paths = self.pins.nexts(hook)?.into_iter();
         paths
             .map(|path| {
@@ -78,9 +77,9 @@ impl Guard {
             .collect()
     }
 
-    /// Ends what a killed [`Self::renew`] has begun, or clears it away if none of its programs is at work. Returns the XDP
-    /// program, which like the other is pinned under its name.
-    pub(super) fn end_growth(&mut self) -> Result<ProgramInfo> {
+    /// Ends what a killed [`Self::renew`] has begun, or clears it away if none of its programs is at work. Both programs are
+    /// then pinned under their names.
+    pub(super) fn end_growth(&mut self) -> Result<()> {
         let mut begun = false;
         for hook in Hook::ALL {
             let next = self.pins.program_next(hook);
@@ -95,14 +94,13 @@ impl Guard {
             }
         }
         let path = self.pins.program(Hook::Ingress);
-        let program = program_at(&path)?;
-        if program.id() != self.program_id {
+        if program_at(&path)?.id() != self.program_id {
             bail!(
                 "{} is not the program that the link runs: detach and apply again",
                 path.display()
             );
         }
-        Ok(program)
+        Ok(())
     }
 
     /// Replaces the programs by instances of themselves that have every map in common with them, but for that of the counters

@@ -12,7 +12,7 @@ use firewall_common::abi::shadow::Shadow;
 use super::Guard;
 use crate::kernel::image;
 use crate::kernel::kept::CANDIDATE;
-use crate::kernel::pins;
+use crate::kernel::pins::{self, Hook};
 use crate::kernel::shadow::{self, Candidate, Differs, MAPS};
 
 use super::switch::Next;
@@ -119,9 +119,11 @@ impl Guard {
 
     /// Replaces the programs by instances that ask this candidate, or none.
     fn have_asked(&mut self, shadow: Option<&Shadow>) -> Result<()> {
-        let program = self.end_growth()?;
+        self.end_growth()?;
         self.drop_idle_nexts()?;
-        let (number, _) = self.counters()?.used_by(&program)?;
+        let (number, _) = self
+            .counters()?
+            .used_by(&self.pins.program(Hook::Ingress))?;
         self.renew(number, None, shadow)
     }
 

@@ -4,6 +4,7 @@
 //! that whoever is killed leaves the old generation or the new one. Images lie in the places that the word names, those of the generation that
 //! decides and of the one before; any other place is free.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
@@ -11,11 +12,14 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Map, MapData, MapError};
 use firewall_common::abi::SLOTS;
 use firewall_common::abi::control::{Control, Place};
+use firewall_common::abi::counter::Counter;
 use firewall_common::abi::image::{Line, SIZE_CLASSES};
 
 use super::{Guard, slots};
+use crate::counters::{Decides, Gone};
 use crate::kernel::clock;
 use crate::kernel::control::ControlWord;
+use crate::kernel::counters::Counters;
 use crate::kernel::description::Description;
 use crate::kernel::image;
 use crate::kernel::kept::{Archive, Source};
@@ -54,7 +58,7 @@ pub enum Trial {
 }
 
 impl Trial {
-    pub(super) fn of(control: Control, pins: &Pins) -> Result<Self> {
+    pub(in crate::kernel) fn of(control: Control, pins: &Pins) -> Result<Self> {
         let deadline = control.deadline();
         if deadline == 0 {
             return Ok(Self::Over);
@@ -73,6 +77,27 @@ impl Trial {
             Self::Lapsed => control.before(),
         }
     }
+}
+
+/// What is gone when `next` decides in the place of `before`.
+fn gone_after(before: &Description, next: &Description, counters: &Counters) -> Result<Gone> {
+    let (old, new) = (before.policy.deciding(), next.policy.deciding());
+    let gone = &before.policy.gone;
+    gone.after(&old, &new, |slots| counters.read(slots.iter().copied()))
+}
+
+/// The description of what decides, with what a generation has counted that lapsed before it: nobody has written that down yet.
+pub(in crate::kernel) fn since_lapsed(
+    mut deciding: Description,
+    trial: Trial,
+    control: Control,
+    pins: &Pins,
+) -> Result<Description> {
+    if trial == Trial::Lapsed {
+        let lapsed = Description::read(&pins.policy(control.active()))?;
+        deciding.policy.gone = gone_after(&lapsed, &deciding, &Counters::open(pins)?)?;
+    }
+    Ok(deciding)
 }
 
 /// The time that is so far ahead, in jiffies.
@@ -113,6 +138,7 @@ impl Guard {
         // kernel/bpf/syscall.c), so that none has an earlier generation in hand, nor earlier counters.
         let old: Vec<u32> = slots(&self.description).collect();
         counters.clear(slots(&description).filter(|slot| old.binary_search(slot).is_err()))?;
+        description.policy.gone = gone_after(&self.description, &description, &counters)?;
         description.pin(&self.pins.policy(place))?;
         self.archive().keep(&source)?;
         if description.policy.bans_by_rule.is_some() {
@@ -169,6 +195,7 @@ impl Guard {
             return Ok(false);
         }
         description.newest = self.description.newest;
+        description.policy.gone = gone_after(&self.description, &description, &self.counters()?)?;
         description.pin(&self.pins.policy(before))?;
         self.mark_lapsed_if_waiting()?;
         self.replace(Control::new(before, self.control.active()))?;
@@ -209,6 +236,17 @@ impl Guard {
     /// Where generations came from.
     pub fn archive(&self) -> Archive {
         Archive::of(&self.pins)
+    }
+
+    /// What rules have decided that are in force no more.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn gone(&self) -> Result<BTreeMap<Decides, Counter>> {
+        let counters = self.counters()?;
+        let gone = &self.description.policy.gone;
+        gone.sums(|slots| counters.read(slots.iter().copied()))
     }
 
     /// Nothing is changed while something waits to be confirmed: it would be unclear what a confirmation is of.

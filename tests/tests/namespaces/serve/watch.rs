@@ -1,0 +1,137 @@
+//! Rule files are applied when they change, and what is wrong with them leaves what is in force.
+
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use firewall_tests::net::Lab;
+use rustix::process::Signal;
+
+use super::{Service, wait_until};
+use crate::probe::{InForce, Probe, policy};
+
+/// What a service is told that watches the lab's folder of rules.
+fn arguments(lab: &Lab) -> Result<(PathBuf, String)> {
+    let folder = lab.directory().join("rules");
+    fs::create_dir_all(&folder)?;
+    let file = folder.join(format!("{}.toml", lab.inside.interface()));
+    Ok((file, folder.display().to_string()))
+}
+
+fn is_in_force(probe: &Probe, expected: InForce) -> Result<()> {
+    wait_until(&format!("{expected:?}"), || {
+        Ok(probe.in_force()? == expected)
+    })
+}
+
+#[test]
+fn what_is_changed_is_applied_and_what_is_broken_is_not() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let interface = lab.inside.interface();
+    let of_interface = [("interface", interface)];
+    let (file, folder) = arguments(&lab)?;
+    fs::write(&file, policy(InForce::A))?;
+    let service = Service::start(&lab, &["--rules-dir", &folder, "--watch"])?;
+    let probe = Probe::new(&lab)?;
+    ensure!(probe.in_force()? == InForce::A, "guarded when it is ready");
+    let failures = |expected: f64| {
+        wait_until("failures", || {
+            let metrics = service.metrics()?;
+            Ok(metrics.find("firewall_reload_failures_total", &of_interface) == Some(expected))
+        })
+    };
+    failures(0.0)?;
+    ensure!(
+        service
+            .metrics()?
+            .value("firewall_reload_success_timestamp_seconds", &of_interface)?
+            > 1e9
+    );
+
+    // As editors save: beside, and renamed over.
+    let beside = lab.write("rules/.new", &policy(InForce::B))?;
+    fs::rename(&beside, &file)?;
+    is_in_force(&probe, InForce::B)?;
+
+    fs::write(
+        &file,
+        "version = 1\n[[rule]]\nname = \"x\"\naction = \"acept\"\n",
+    )?;
+    failures(1.0)?;
+    ensure!(probe.in_force()? == InForce::B);
+    let said = service.daemon.said()?;
+    ensure!(
+        said.contains("did you mean") && said.contains("what is in force stays so"),
+        "{said}"
+    );
+
+    // Assertions are kept here as everywhere.
+    let asserts =
+        "\n[[assert]]\npacket = \"tcp to :22\"\nexpect = \"accept\"\nmessage = \"we can log in\"\n";
+    fs::write(&file, policy(InForce::A) + asserts)?;
+    failures(2.0)?;
+    ensure!(probe.in_force()? == InForce::B);
+    ensure!(service.daemon.said()?.contains("we can log in"));
+
+    fs::write(&file, policy(InForce::A))?;
+    is_in_force(&probe, InForce::A)?;
+    // A file that is gone changes nothing.
+    fs::remove_file(&file)?;
+    thread::sleep(Duration::from_secs(1));
+    ensure!(probe.in_force()? == InForce::A);
+    fs::write(&file, policy(InForce::B))?;
+    is_in_force(&probe, InForce::B)
+}
+
+#[test]
+fn what_is_watched_can_be_on_trial() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let (file, folder) = arguments(&lab)?;
+    fs::write(&file, policy(InForce::A))?;
+    let arguments = ["--rules-dir", &folder, "--watch", "--confirm", "4s"];
+    let service = Service::start(&lab, &arguments)?;
+    let probe = Probe::new(&lab)?;
+    ensure!(probe.in_force()? == InForce::A);
+    fs::write(&file, policy(InForce::B))?;
+    is_in_force(&probe, InForce::B)?;
+    let remaining = service
+        .metrics()?
+        .sum("firewall_policy_confirmation_remaining_seconds", &[]);
+    ensure!((1.0..=4.0).contains(&remaining), "{remaining}");
+    is_in_force(&probe, InForce::A)?;
+    // The same is not tried again by itself, but confirmed it stays.
+    thread::sleep(Duration::from_secs(2));
+    ensure!(probe.in_force()? == InForce::A);
+    fs::write(&file, policy(InForce::B) + "# again\n")?;
+    is_in_force(&probe, InForce::B)?;
+    lab.inside.firewall(&["confirm"])?.success()?;
+    thread::sleep(Duration::from_secs(5));
+    ensure!(probe.in_force()? == InForce::B);
+    Ok(())
+}
+
+#[test]
+fn without_watch_a_signal_has_files_applied() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let (file, _) = arguments(&lab)?;
+    fs::write(&file, policy(InForce::A))?;
+    // What is guarded already is left as it is.
+    lab.apply(&policy(InForce::B), "native")?;
+    let guard = format!("{}={}", lab.inside.interface(), file.display());
+    let service = Service::start(&lab, &["--guard", &guard])?;
+    let probe = Probe::new(&lab)?;
+    ensure!(probe.in_force()? == InForce::B);
+    fs::write(&file, policy(InForce::A) + "# other\n")?;
+    thread::sleep(Duration::from_secs(1));
+    ensure!(probe.in_force()? == InForce::B);
+    service.daemon.signal(Signal::HUP)?;
+    is_in_force(&probe, InForce::A)
+}
