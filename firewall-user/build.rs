@@ -1,5 +1,10 @@
 //! Builds the eBPF program and puts its object where the crate embeds it.
 
 fn main() -> anyhow::Result<()> {
-    build_ebpf::build("firewall-ebpf", &["firewall-ebpf", "firewall-common"])
+    let features: &[&str] = match std::env::var_os("CARGO_FEATURE_DIAGNOSTICS") {
+        Some(_) => &["diagnostics"],
+        None => &[],
+    };
+    let sources = ["firewall-ebpf", "firewall-common"];
+    build_ebpf::build("firewall-ebpf", features, &sources)
 }

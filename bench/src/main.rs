@@ -29,7 +29,8 @@ use clap::{Parser, ValueEnum};
 use effort::Effort;
 use harness::Harness;
 use section::{
-    Bench, apply, control, cookies, flows, groups, limits, memory, plan, rules, served, traffic,
+    Bench, apply, control, cookies, events, flows, groups, limits, memory, plan, rules, served,
+    traffic,
 };
 
 /// Measure the firewall, beside others
@@ -72,6 +73,8 @@ enum Part {
     Plan,
     /// What it costs to change the rules of a running server
     Control,
+    /// What it costs to be told of what is dropped
+    Events,
     /// Memory by map, and the verifier's count
     Memory,
     /// Live frames through a veth pair, beside nftables and xdp-filter
@@ -143,6 +146,10 @@ fn main() -> Result<()> {
             Part::Control => {
                 control::run(&mut bench)?;
                 &[&control::PACKETS, &control::EDITS]
+            }
+            Part::Events => {
+                events::run(&mut bench)?;
+                &[&events::SECTION]
             }
             Part::Memory => {
                 memory::run(&mut bench)?;

@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod control;
 pub(crate) mod cookies;
+pub(crate) mod events;
 pub(crate) mod flows;
 pub(crate) mod groups;
 mod large;

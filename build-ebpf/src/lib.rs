@@ -32,13 +32,13 @@ const NOT_INHERITED: [&str; 9] = [
     "RUSTDOCFLAGS",
 ];
 
-/// Builds `package`, whose one binary has its name, and puts the object into `OUT_DIR` under that name. It is built
+/// Builds `package` with these `features`, whose one binary has its name, and puts the object into `OUT_DIR` under that name. It is built
 /// again when one of `sources`, relative to the workspace, has changed.
 ///
 /// # Errors
 ///
 /// Says what to run where the toolchain is not set up.
-pub fn build(package: &str, sources: &[&str]) -> Result<()> {
+pub fn build(package: &str, features: &[&str], sources: &[&str]) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .context("the crate has no parent folder")?;
@@ -60,6 +60,7 @@ pub fn build(package: &str, sources: &[&str]) -> Result<()> {
     let target = root.join("target/ebpf");
 
     let status = command(&toolchain, package, &target)?
+        .arg(format!("--features={}", features.join(",")))
         .current_dir(root)
         .status()
         .with_context(|| format!("running {}", toolchain.cargo.display()))?;

@@ -3,6 +3,7 @@
 pub mod ban;
 pub mod control;
 pub mod counter;
+pub mod event;
 pub mod flow;
 pub mod fragment;
 pub mod handoff;
@@ -15,7 +16,7 @@ pub mod terms;
 
 /// Version of everything pinned: map names, records and the policy image. A `firewall` of another version refuses to
 /// touch what it finds.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Generations of a size class that can be loaded at the same time: the active one, the one before it, a candidate that is only
 /// looked at, and one being filled.
@@ -45,7 +46,7 @@ pub const PROGRAM_EGRESS_OPENS: &str = "egress_opens";
 /// Name of the map from [`fragment::FragmentKey`] to [`fragment::Remembered`].
 pub const MAP_FRAGMENTS: &str = "FRAGMENTS";
 /// Name of the program array of [`INGRESS_NEXT_REFUSED`], [`INGRESS_NEXT_FRAGMENT`], [`INGRESS_NEXT_TERMS`],
-/// [`INGRESS_NEXT_COOKIE`], [`INGRESS_NEXT_STRIKE`] and [`INGRESS_NEXT_SHADOW`].
+/// [`INGRESS_NEXT_COOKIE`], [`INGRESS_NEXT_STRIKE`], [`INGRESS_NEXT_SHADOW`] and [`INGRESS_NEXT_EVENT`].
 pub const MAP_INGRESS_NEXT: &str = "INGRESS_NEXT";
 /// Index of [`PROGRAM_INGRESS_REFUSED`].
 pub const INGRESS_NEXT_REFUSED: u32 = 0;
@@ -71,9 +72,17 @@ pub const INGRESS_NEXT_SHADOW: u32 = 5;
 pub const PROGRAM_EGRESS_SHADOW: &str = "egress_shadow";
 /// Index of [`PROGRAM_EGRESS_SHADOW`].
 pub const EGRESS_NEXT_SHADOW: u32 = 2;
+/// Name of the XDP program that tells user space of what has been decided.
+pub const PROGRAM_INGRESS_EVENT: &str = "ingress_event";
+/// Index of [`PROGRAM_INGRESS_EVENT`].
+pub const INGRESS_NEXT_EVENT: u32 = 6;
+/// Name of the tcx program that tells user space of what has been decided.
+pub const PROGRAM_EGRESS_EVENT: &str = "egress_event";
+/// Index of [`PROGRAM_EGRESS_EVENT`].
+pub const EGRESS_NEXT_EVENT: u32 = 3;
 /// Name of the tcx program that goes on with fragments.
 pub const PROGRAM_EGRESS_FRAGMENT: &str = "egress_fragment";
-/// Name of the program array of [`EGRESS_NEXT_OPENS`], [`EGRESS_NEXT_FRAGMENT`] and [`EGRESS_NEXT_SHADOW`].
+/// Name of the program array of [`EGRESS_NEXT_OPENS`], [`EGRESS_NEXT_FRAGMENT`], [`EGRESS_NEXT_SHADOW`] and [`EGRESS_NEXT_EVENT`].
 pub const MAP_EGRESS_NEXT: &str = "EGRESS_NEXT";
 /// Index of [`PROGRAM_EGRESS_OPENS`].
 pub const EGRESS_NEXT_OPENS: u32 = 0;

@@ -289,6 +289,7 @@ fn conclude<W: World>(packet: &Packet, decision: Decision, world: &W) -> Decisio
         world.knock(&packet.transport, tally(packet), sequence);
     }
     world.compare(packet, outcome, false);
+    world.report(outcome, false);
     decision
 }
 
@@ -301,12 +302,19 @@ const fn tally(packet: &Packet) -> Tally {
     }
 }
 
+/// Counts what was decided of a frame that arrived, of which there is no more to be said.
 #[inline(always)]
 fn counted<W: World>(decision: Decision, bytes: u32, world: &W) -> Decision {
+    count(decision, bytes, world);
+    world.report(decision.outcome(), false);
+    decision
+}
+
+#[inline(always)]
+fn count<W: World>(decision: Decision, bytes: u32, world: &W) {
     let tally = Tally {
         bytes,
         opens: false,
     };
     world.count(decision.outcome().counter(), tally);
-    decision
 }

@@ -50,6 +50,12 @@ pub trait World {
         let _ = (packet, outcome, is_egress);
     }
 
+    /// Tells whoever reads events of a packet that has been decided, counted and compared, if it is one
+    /// ([`crate::abi::event::is_event`]). The kernel does that in a program of its own too.
+    fn report(&self, outcome: Outcome, is_egress: bool) {
+        let _ = (outcome, is_egress);
+    }
+
     /// Monotonic time in ns. To a jiffy is good enough unless it is to be `precise`, which takes longer.
     fn now_ns(&self, precise: bool) -> u64;
 

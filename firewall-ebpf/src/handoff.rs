@@ -7,6 +7,7 @@ use aya_ebpf::{
 };
 use firewall_common::abi::{handoff::Handoff, image::Outcome};
 
+use crate::diagnostics::{self, NO_PROGRAM};
 use crate::packet::define_registers;
 
 /// Puts a packet where the next program finds it.
@@ -43,4 +44,5 @@ pub fn go_on<C: EbpfContext, const N: usize>(context: &C, next: &ProgramArray<N>
     unsafe {
         next.tail_call(context, index);
     }
+    diagnostics::say(NO_PROGRAM, index.into());
 }

@@ -6,6 +6,8 @@
 
 mod clock;
 mod cookie;
+mod diagnostics;
+mod events;
 mod flows;
 mod handoff;
 mod maps;
@@ -28,6 +30,7 @@ use firewall_common::abi::{
 };
 use firewall_common::decide::{self, Asked, Decision, egress, fragment, terms};
 use firewall_common::parse::Packet;
+use firewall_common::tables::World as _;
 
 use maps::{EGRESS_HANDOFF, EGRESS_NEXT, INGRESS_HANDOFF, INGRESS_NEXT};
 use packet::{Context as _, KernelFrame, define_registers};
@@ -118,7 +121,21 @@ pub fn ingress_shadow(context: XdpContext) -> u32 {
         return xdp_action::XDP_DROP;
     };
     let world = KernelWorld::<true>::of_handed_over(context.ctx, context.unknown());
-    xdp_action(shadow::compare(handoff, false, &world))
+    let decision = shadow::compare(handoff, false, &world);
+    world.report(decision.outcome(), false);
+    xdp_action(decision)
+}
+
+/// Tells user space of what has been decided.
+#[xdp(frags)]
+#[inline(always)]
+pub fn ingress_event(context: XdpContext) -> u32 {
+    let Some(handoff) = handoff::take(&INGRESS_HANDOFF) else {
+        return xdp_action::XDP_DROP;
+    };
+    let outcome = handoff.outcome();
+    events::tell_of_frame(&context, outcome);
+    xdp_action(Decision::by_rules(0, outcome))
 }
 
 /// Decides every frame that leaves, as far as rules for what arrives do.
@@ -171,7 +188,21 @@ pub fn egress_shadow(context: TcContext) -> i32 {
         return TC_ACT_SHOT;
     };
     let world = KernelWorld::<true>::of_handed_over(context.skb.skb, context.unknown());
-    tcx_action(shadow::compare(handoff, true, &world))
+    let decision = shadow::compare(handoff, true, &world);
+    world.report(decision.outcome(), true);
+    tcx_action(decision)
+}
+
+/// Tells user space of what has been decided.
+#[classifier]
+#[inline(always)]
+pub fn egress_event(context: TcContext) -> i32 {
+    let Some(handoff) = handoff::take(&EGRESS_HANDOFF) else {
+        return TC_ACT_SHOT;
+    };
+    let outcome = handoff.outcome();
+    events::tell_of_buffer(&context, outcome);
+    tcx_action(Decision::by_rules(0, outcome))
 }
 
 /// What happens where the next program is missing, which the loader never lets happen.

@@ -1,7 +1,7 @@
 //! The maps, by the names that `firewall_common::abi` gives them.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray, ProgramArray},
+    btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
     macros::btf_map,
 };
 use firewall_common::abi::{
@@ -9,6 +9,7 @@ use firewall_common::abi::{
     ban::{self, BAN_MAP_FLAGS},
     control::{CONTROL_MAP_FLAGS, Control},
     counter::{Counter, MIN_SLOTS},
+    event::{self, BUDGETS, Budget, EVENT_MAP_FLAGS, Event, READERS, RING_BYTES},
     flow::{Bucket, FLOW_MAP_FLAGS, MIN_BUCKETS, Ports, Settings},
     fragment::{FragmentKey, MAX_DATAGRAMS, Remembered},
     handoff::Handoff,
@@ -20,6 +21,7 @@ use firewall_common::abi::{
 use firewall_common::tables::Limited;
 
 use crate::cookie::Scratch;
+use crate::events;
 use crate::word::KernelWord;
 use crate::world::Admitted;
 
@@ -75,13 +77,14 @@ pub static INGRESS_HANDOFF: PerCpuArray<Handoff, 1> = PerCpuArray::new();
 pub static EGRESS_HANDOFF: PerCpuArray<Handoff, 1> = PerCpuArray::new();
 
 /// The programs that go on with what rules refuse, with fragments, with what comes on terms, with SYNs in a flood, with
-/// what counts towards a ban, and with what a candidate is asked about.
+/// what counts towards a ban, with what a candidate is asked about, and with what user space is told of.
 #[btf_map]
-pub static INGRESS_NEXT: ProgramArray<6> = ProgramArray::new();
+pub static INGRESS_NEXT: ProgramArray<7> = ProgramArray::new();
 
-/// The programs that go on with what may open a flow, with fragments, and with what a candidate is asked about.
+/// The programs that go on with what may open a flow, with fragments, with what a candidate is asked about, and with what user space
+/// is told of.
 #[btf_map]
-pub static EGRESS_NEXT: ProgramArray<3> = ProgramArray::new();
+pub static EGRESS_NEXT: ProgramArray<4> = ProgramArray::new();
 
 /// How many packets of each [`Limited`] kind have been let in lately.
 #[btf_map]
@@ -143,6 +146,24 @@ pub static SHADOW_COUNTERS: PerCpuArray<Counter, 2> = PerCpuArray::new();
 /// Packets that it differs about.
 #[btf_map]
 pub static SHADOW_SAMPLES: PerCpuArray<Sample, { SAMPLES as usize }> = PerCpuArray::new();
+
+/// The ring buffers of those who read events.
+#[btf_map]
+pub static EVENTS: ArrayOfMaps<RingBuf<Event, { RING_BYTES as usize }>, { READERS as usize }> =
+    ArrayOfMaps::new();
+
+/// Who reads events, and how many.
+#[btf_map]
+pub static EVENT_SETTINGS: Array<event::Settings<KernelWord>, 1, { EVENT_MAP_FLAGS as usize }> =
+    Array::new();
+
+/// How many events there have been.
+#[btf_map]
+pub static EVENT_BUDGETS: PerCpuArray<Budget, { BUDGETS as usize }> = PerCpuArray::new();
+
+/// What is at hand for an event.
+#[btf_map]
+pub static EVENT: PerCpuArray<events::Scratch, 1> = PerCpuArray::new();
 
 /// What was decided of first fragments.
 #[btf_map]

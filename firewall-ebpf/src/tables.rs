@@ -9,6 +9,7 @@ use firewall_common::abi::control::Place;
 use firewall_common::abi::image::{Line, Record};
 use firewall_common::tables::Tables;
 
+use crate::diagnostics::{self, BROKEN_TABLES};
 use crate::maps::{CONTROL, IMAGE_0, IMAGE_1, IMAGE_2, IMAGE_3, IMAGE_4, Image, Images, lines};
 use crate::packet::defined;
 
@@ -26,7 +27,11 @@ impl KernelTables {
         // SAFETY: the helper reads a counter.
         let now = defined::<CAREFUL, _>(unsafe { bpf_jiffies64() });
         let place = control.deciding(now);
-        Self::at::<CAREFUL>(place)
+        let tables = Self::at::<CAREFUL>(place);
+        if tables.is_none() {
+            diagnostics::say(BROKEN_TABLES, place.byte().into());
+        }
+        tables
     }
 
     /// The image in a place.

@@ -12,6 +12,7 @@ use aya_ebpf::{
         bpf_skc_lookup_tcp, bpf_tcp_raw_check_syncookie_ipv4, bpf_tcp_raw_check_syncookie_ipv6,
     },
 };
+use firewall_common::abi::event::is_event;
 use firewall_common::abi::image::Outcome;
 use firewall_common::abi::knock;
 use firewall_common::abi::{
@@ -30,6 +31,8 @@ use firewall_common::decide::terms::{self, Simply};
 use firewall_common::parse::{IpHeader, Packet, Transport, transport::TCP_HEADER};
 use firewall_common::tables::{Limited, Tally, World};
 
+use crate::diagnostics::{self, BANS};
+use crate::events;
 use crate::flows::KernelFlows;
 use crate::maps::{ADMITTED, COUNTERS, FRAGMENTS, KNOCKS, TEST_CLOCK};
 use crate::packet::{define_saved, defined};
@@ -141,6 +144,13 @@ impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
         // What is there already need not be kept at hand to be put there again.
         let packet = (!self.was_handed_over).then_some(packet);
         shadow::hand_over(self.context, packet, outcome, is_egress);
+    }
+
+    #[inline(always)]
+    fn report(&self, outcome: Outcome, is_egress: bool) {
+        if is_event(outcome) {
+            events::hand_over::<CAREFUL>(self.context, outcome, is_egress);
+        }
     }
 
     #[inline(always)]
@@ -377,6 +387,7 @@ pub extern "C" fn firewall_give_ban(
         length: length as u8,
     };
     let ban = ban::Ban::by_rule(prefix, rule as u32, for_ns, now_ns);
+    diagnostics::say(BANS, rule);
     ban::give_by_rule(&ban, now_ns, &KernelBans::<true>) as u64
 }
 

@@ -9,6 +9,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use crate::command;
 use crate::command::apply::Apply;
 use crate::command::ban::Ban;
+use crate::command::capture::Capture;
 use crate::command::detach::Detach;
 use crate::command::explain::Explain;
 use crate::command::flows::Filter;
@@ -22,6 +23,7 @@ use crate::command::shadow::Shadow;
 use crate::command::top::Top;
 use crate::command::unban::Unban;
 use crate::command::upgrade::Upgrade;
+use crate::command::watch::Watch;
 use crate::output::{Differs, Format, Output, Refused, Unwell};
 
 /// A packet filter at XDP: what no rule lets in is dropped before the kernel allocates a buffer for it.
@@ -99,6 +101,10 @@ enum Verb {
         #[command(flatten)]
         filter: Filter,
     },
+    /// Packets as they are dropped, and those that rules with `log` accept: a sample of them, a line each, until interrupted.
+    Watch(Watch),
+    /// The same in a pcapng file, each packet with what has decided it as its comment.
+    Capture(Capture),
     /// Refuse sources from the next packet on, whatever rules accept.
     Ban(Ban),
     /// Lift bans.
@@ -121,6 +127,13 @@ enum Verb {
     Serve(Serve),
     /// Take over what an older version guards: no packet is lost, and flows, bans and counts go on.
     Upgrade(Upgrade),
+    /// What the programs say of themselves, until interrupted.
+    #[cfg(feature = "diagnostics")]
+    Diagnostics {
+        /// The guarded interface.
+        #[arg(short, long, value_name = "IFACE")]
+        interface: String,
+    },
     /// Take the firewall off: everything is let in again.
     Detach(Detach),
     /// Write man pages and completions, for packages.
@@ -164,6 +177,8 @@ pub fn run() -> ExitCode {
         Verb::Ports(ports) => command::ports::run(&ports, &output),
         Verb::Top(top) => command::top::run(&top),
         Verb::Flows { interface, filter } => command::flows::run(&interface, &filter, &output),
+        Verb::Watch(watch) => command::watch::run(&watch, &output),
+        Verb::Capture(capture) => command::capture::run(&capture, &output),
         Verb::Ban(ban) => command::ban::run(&ban, &output),
         Verb::Unban(unban) => command::unban::run(&unban, &output),
         Verb::Bans { interface } => command::bans::run(&interface, &output),
@@ -171,6 +186,8 @@ pub fn run() -> ExitCode {
         Verb::Explain(explain) => command::explain::run(&explain, &output),
         Verb::Serve(serve) => command::serve::run(&serve, &output),
         Verb::Upgrade(upgrade) => command::upgrade::run(&upgrade, &output),
+        #[cfg(feature = "diagnostics")]
+        Verb::Diagnostics { interface } => command::diagnostics::run(&interface),
         Verb::Detach(detach) => command::detach::run(&detach, &output),
         Verb::Generate { directory } => command::generate::run(Cli::command(), &directory),
     };

@@ -3,9 +3,12 @@
 pub(crate) mod apply;
 pub(crate) mod ban;
 pub(crate) mod bans;
+pub(crate) mod capture;
 pub(crate) mod check;
 pub(crate) mod confirm;
 pub(crate) mod detach;
+#[cfg(feature = "diagnostics")]
+pub(crate) mod diagnostics;
 pub(crate) mod doctor;
 mod edit;
 pub(crate) mod explain;
@@ -15,6 +18,7 @@ pub(crate) mod group;
 pub(crate) mod history;
 pub(crate) mod plan;
 pub(crate) mod ports;
+mod repeated;
 pub(crate) mod rollback;
 pub(crate) mod rule;
 pub(crate) mod rules;
@@ -25,7 +29,7 @@ pub(crate) mod status;
 pub(crate) mod top;
 pub(crate) mod unban;
 pub(crate) mod upgrade;
-mod watch;
+pub(crate) mod watch;
 
 use std::net::{IpAddr, Ipv6Addr};
 

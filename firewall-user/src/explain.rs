@@ -29,13 +29,8 @@ pub(crate) enum Cause<'p> {
 impl<'p> Cause<'p> {
     /// The cause that is counted in `slot`, if one is.
     pub(crate) fn of(slot: u32, policy: &'p Policy) -> Option<Self> {
-        let mut drops = DropReason::ALL.iter();
-        if let Some(&reason) = drops.find(|reason| reason.counter() == slot) {
-            return Some(Self::Drop(reason));
-        }
-        let mut passes = PassReason::ALL.iter();
-        if let Some(&reason) = passes.find(|reason| reason.counter() == slot) {
-            return Some(Self::Pass(reason));
+        if let Some(cause) = Self::without_rule(slot) {
+            return Some(cause);
         }
         let rule = |name: &str| policy.rules.iter().find(|rule| rule.name == name);
         let (subject, _) = policy.slots.iter().find(|&(_, at)| at == slot)?;
@@ -46,6 +41,17 @@ impl<'p> Cause<'p> {
             Subject::DroppedAtPort(..) => Some(Self::Drop(DropReason::NoRule)),
             Subject::Port(..) | Subject::GoneAtPort(..) | Subject::Reserved(_) => None,
         }
+    }
+
+    /// The same where it is a reason that has a counter of its own, under any policy.
+    pub(crate) fn without_rule(slot: u32) -> Option<Self> {
+        let mut drops = DropReason::ALL.iter();
+        if let Some(&reason) = drops.find(|reason| reason.counter() == slot) {
+            return Some(Self::Drop(reason));
+        }
+        let mut passes = PassReason::ALL.iter();
+        let reason = passes.find(|reason| reason.counter() == slot);
+        reason.map(|&reason| Self::Pass(reason))
     }
 
     /// Whether the packet goes on, or is answered.

@@ -9,7 +9,10 @@ mod control;
 pub mod cookies;
 pub mod counters;
 pub mod description;
+#[cfg(feature = "diagnostics")]
+pub mod diagnostics;
 pub mod driver;
+pub mod events;
 pub mod filters;
 pub mod flows;
 pub mod guard;

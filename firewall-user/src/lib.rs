@@ -7,6 +7,7 @@ pub mod cli;
 mod command;
 pub mod counters;
 mod doctor;
+mod events;
 mod explain;
 pub mod kernel;
 pub mod list_rows;

@@ -27,8 +27,8 @@ use proptest::test_runner::TestRunner;
 /// most. It gives up at a million, and the time to load goes with them.
 const MAX_VERIFIED_INSTRUCTIONS: u32 = 750_000;
 
-/// The two at the hooks, the nine that they go on with, and the clock.
-const PROGRAMS: usize = 12;
+/// The two at the hooks, the eleven that they go on with, and the clock.
+const PROGRAMS: usize = 14;
 
 const RULE_SETS: usize = 40;
 const FRAMES_PER_RULE_SET: usize = 400;

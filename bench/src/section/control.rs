@@ -99,7 +99,7 @@ fn packets(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-fn some(family: Family, service: Service) -> Result<Frames> {
+pub(super) fn some(family: Family, service: Service) -> Result<Frames> {
     let from = match family {
         Family::V4 => Cidr::around(family, 0xc612_0000, 15),
         Family::V6 => Cidr::around(family, 0x2001_0db8 << 96, 32),

@@ -44,6 +44,21 @@ impl Place {
         Self((class * SLOTS + slot) as u8)
     }
 
+    /// The byte, which of every place but [`Self::NONE`] is below [`super::event::PLACES`].
+    #[inline(always)]
+    pub const fn byte(self) -> u8 {
+        self.0
+    }
+
+    /// The place with this [`byte`](Self::byte), if there is one.
+    pub const fn of_byte(byte: u8) -> Option<Self> {
+        if (byte as usize) < super::event::PLACES {
+            Some(Self(byte))
+        } else {
+            None
+        }
+    }
+
     /// Index into [`SIZE_CLASSES`]; of [`Self::NONE`] no such.
     #[inline(always)]
     pub const fn class(self) -> u32 {

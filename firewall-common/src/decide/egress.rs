@@ -2,7 +2,7 @@
 
 use super::connection::{self, Local};
 use super::flow::{self, Recorded};
-use super::{BROKEN, Decision, classify, counted, essential, fragment, tally, terms};
+use super::{BROKEN, Decision, classify, count, essential, fragment, tally, terms};
 use crate::abi::counter::{FLOWS_CONTENDED, FLOWS_CREATED, FLOWS_EVICTED};
 use crate::abi::image::{Selector, essential as switch, header};
 use crate::abi::reason::{DropReason, PassReason};
@@ -45,10 +45,11 @@ pub fn by_ingress_rules<F: Frame + ?Sized, W: World>(
             _ => BROKEN,
         },
     };
-    counted(decision, frame.full_len(), world);
+    count(decision, frame.full_len(), world);
     if let Ok(Parsed::Ip(packet)) = &parsed {
         world.compare(packet, decision.outcome(), true);
     }
+    world.report(decision.outcome(), true);
     decision
 }
 
@@ -93,7 +94,18 @@ pub fn by_first_fragment<F: Frame + ?Sized, W: World>(
             None => None,
         },
     };
-    counted(decision.unwrap_or(BROKEN), packet.frame_bytes, world)
+    match decision {
+        Some(decision) => left(decision, packet, world),
+        None => left(BROKEN, packet, world),
+    }
+}
+
+/// Counts what was decided of a fragment that leaves.
+#[inline(always)]
+fn left<W: World>(decision: Decision, packet: &Packet, world: &W) -> Decision {
+    count(decision, packet.frame_bytes, world);
+    world.report(decision.outcome(), true);
+    decision
 }
 
 /// A later fragment leaves if the first one did. `None` if the tables are missing or inconsistent.
@@ -127,8 +139,9 @@ pub fn what_opens<F: Frame + ?Sized, W: World>(frame: &F, packet: &Packet, world
     if matches!(packet.fragment, Fragment::First) {
         decision = remembered(frame, packet, decision, world).unwrap_or(BROKEN);
     }
-    counted(decision, packet.frame_bytes, world);
+    count(decision, packet.frame_bytes, world);
     world.compare(packet, decision.outcome(), true);
+    world.report(decision.outcome(), true);
     decision
 }
 

@@ -9,7 +9,7 @@ use firewall_common::abi::counter::Counter;
 use firewall_common::parse::protocol;
 use serde::Serialize;
 
-use super::{Interfaces, watch};
+use super::{Interfaces, repeated};
 use crate::counters::Sums;
 use crate::kernel::guard::Guard;
 use crate::output::{self, Output, table};
@@ -51,9 +51,9 @@ pub(super) struct Port {
 pub(crate) fn run(ports: &Ports, output: &Output) -> Result<()> {
     let names = &ports.interfaces.interface;
     let read = |name: &str, guard: &Guard| read(name, guard, ports.limit);
-    watch::run(names, ports.watch, output, read, |now, before| {
+    repeated::run(names, ports.watch, output, read, |now, before| {
         for (index, (at, shown)) in now.iter().enumerate() {
-            output.text(text(shown, watch::since(*at, before.get(index))))?;
+            output.text(text(shown, repeated::since(*at, before.get(index))))?;
             output.json_line(shown)?;
         }
         Ok(())

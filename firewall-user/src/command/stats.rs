@@ -7,7 +7,7 @@ use firewall_common::abi::counter::{Counter, FLOWS_CONTENDED, FLOWS_CREATED, FLO
 use firewall_common::abi::reason::{DropReason, PassReason};
 use serde::Serialize;
 
-use super::watch;
+use super::repeated;
 use crate::counters::{Decides, Sums};
 use crate::kernel::flows::Fill;
 use crate::kernel::guard::Guard;
@@ -95,9 +95,9 @@ pub(super) struct Totals {
 }
 
 pub(crate) fn run(names: &[String], watch: bool, output: &Output) -> Result<()> {
-    watch::run(names, watch, output, read, |now, before| {
+    repeated::run(names, watch, output, read, |now, before| {
         for (index, (at, stats)) in now.iter().enumerate() {
-            show(stats, watch::since(*at, before.get(index)), output)?;
+            show(stats, repeated::since(*at, before.get(index)), output)?;
             if watch || names.len() == 1 {
                 output.json(stats)?;
             }

@@ -45,7 +45,8 @@ struct Upgraded {
     lost: Vec<String>,
 }
 
-/// An interface, what is to be done there, and the rule file in force, if it is still what it was.
+/// An interface, what is to be done there, and the rule file in force, if the older version did not keep it and it is still what it
+/// was.
 struct Target {
     name: String,
     plan: Plan,
@@ -100,7 +101,10 @@ fn targets(names: &[String], output: &Output) -> Result<Vec<Target>> {
         match Plan::of(&interface)? {
             Some(plan) => targets.push(Target {
                 name: name.clone(),
-                loaded: in_force(&plan.description),
+                loaded: match plan.keeps_sources() {
+                    true => None,
+                    false => in_force(&plan.description),
+                },
                 plan,
             }),
             None if names.is_empty() => {}
@@ -115,13 +119,9 @@ fn targets(names: &[String], output: &Output) -> Result<Vec<Target>> {
 impl Target {
     /// What is not kept.
     fn lost(&self) -> Vec<String> {
-        let mut lost: Vec<String> = self
-            .plan
-            .losses()
-            .iter()
-            .map(|&one| one.to_owned())
-            .collect();
-        if self.loaded.is_none() && !self.plan.ends_another() {
+        let mut lost = self.plan.losses().to_vec();
+        let is_kept = self.loaded.is_some() || self.plan.keeps_sources();
+        if !is_kept && !self.plan.ends_another() {
             lost.push(format!(
                 "{} is not any more what is in force, which holds but cannot be edited rule by rule until the next `firewall apply`",
                 self.plan.description.file

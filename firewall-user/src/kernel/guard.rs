@@ -47,6 +47,7 @@ use super::bans::{BanTable, LiveBan};
 use super::control::ControlWord;
 use super::counters::Counters;
 use super::description::Description;
+use super::events::{self, Reader, Tallies};
 use super::flows::{self, Fill, FlowTable, LiveFlow, Wanted};
 use super::image;
 use super::instance::Instance;
@@ -66,9 +67,10 @@ const INITIAL_COUNTERS: u32 = 1 << 14;
 
 /// Maps that every instance of the programs on an interface has in common. Those of the flow table, and what is remembered of
 /// fragments, are the network namespace's; the others are the interface's own.
-pub(super) const SHARED: [&str; MAP_IMAGES.len() + flows::MAPS.len() + 8] = {
+pub(super) const SHARED: [&str; MAP_IMAGES.len() + flows::MAPS.len() + events::MAPS.len() + 8] = {
     let [a, b, c, d, e] = MAP_IMAGES;
     let [f, g, h] = flows::MAPS;
+    let [i, j, k] = events::MAPS;
     [
         MAP_CONTROL,
         a,
@@ -86,6 +88,9 @@ pub(super) const SHARED: [&str; MAP_IMAGES.len() + flows::MAPS.len() + 8] = {
         MAP_LIMITS,
         MAP_LIMIT_SETTINGS,
         MAP_KNOCKS,
+        i,
+        j,
+        k,
     ]
 };
 
@@ -270,6 +275,7 @@ impl Guard {
         give(bans, description.policy.bans_by_rule, pins)?;
         pin_map(&mut instance, MAP_COUNTERS, &pins.counters(0))?;
         description.pin(&pins.policy(place))?;
+        events::name(pins, place, description.generation)?;
         Archive::of(pins).keep(&source)?;
         for hook in Hook::ALL {
             pin_map(&mut instance, hook.next_map(), &pins.next(hook, 0))?;
@@ -398,6 +404,24 @@ impl Guard {
     /// What the kernel says.
     pub fn flows(&self) -> Result<Vec<LiveFlow>> {
         self.flow_table()?.live(&self.pins)
+    }
+
+    /// Begins to read of packets: of each reason, and of each rule with `log`, so many a second and CPU.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, or that others read already, as many as can.
+    pub fn listen(&self, a_second: u32) -> Result<Reader> {
+        Reader::open(&self.pins, a_second)
+    }
+
+    /// What became of all packets that readers were to be told of, since the interface is guarded.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn events(&self) -> Result<Tallies> {
+        Tallies::read(&self.pins)
     }
 
     /// Records that the policy in force is now kept in `file`. Nothing else changes.

@@ -9,11 +9,12 @@ use aya::maps::{Array, Map, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{Program, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use firewall_common::abi::{
-    EGRESS_NEXT_FRAGMENT, EGRESS_NEXT_OPENS, EGRESS_NEXT_SHADOW, INGRESS_NEXT_COOKIE,
-    INGRESS_NEXT_FRAGMENT, INGRESS_NEXT_REFUSED, INGRESS_NEXT_SHADOW, INGRESS_NEXT_STRIKE,
-    INGRESS_NEXT_TERMS, MAP_CONTROL, MAP_COUNTERS, MAP_EGRESS_NEXT, MAP_INGRESS_NEXT,
-    PROGRAM_CLOCK, PROGRAM_EGRESS, PROGRAM_EGRESS_FRAGMENT, PROGRAM_EGRESS_OPENS,
-    PROGRAM_EGRESS_SHADOW, PROGRAM_INGRESS, PROGRAM_INGRESS_COOKIE, PROGRAM_INGRESS_FRAGMENT,
+    EGRESS_NEXT_EVENT, EGRESS_NEXT_FRAGMENT, EGRESS_NEXT_OPENS, EGRESS_NEXT_SHADOW,
+    INGRESS_NEXT_COOKIE, INGRESS_NEXT_EVENT, INGRESS_NEXT_FRAGMENT, INGRESS_NEXT_REFUSED,
+    INGRESS_NEXT_SHADOW, INGRESS_NEXT_STRIKE, INGRESS_NEXT_TERMS, MAP_CONTROL, MAP_COUNTERS,
+    MAP_EGRESS_NEXT, MAP_INGRESS_NEXT, PROGRAM_CLOCK, PROGRAM_EGRESS, PROGRAM_EGRESS_EVENT,
+    PROGRAM_EGRESS_FRAGMENT, PROGRAM_EGRESS_OPENS, PROGRAM_EGRESS_SHADOW, PROGRAM_INGRESS,
+    PROGRAM_INGRESS_COOKIE, PROGRAM_INGRESS_EVENT, PROGRAM_INGRESS_FRAGMENT,
     PROGRAM_INGRESS_REFUSED, PROGRAM_INGRESS_SHADOW, PROGRAM_INGRESS_STRIKE, PROGRAM_INGRESS_TERMS,
     ban::MAP_BANS,
     control::{Control, Place},
@@ -28,6 +29,7 @@ use firewall_common::decide::cookie;
 use super::bans::BanTable;
 use super::control::ControlWord;
 use super::counters;
+use super::events::{self, Ring};
 use super::flows::Wanted;
 use super::image;
 use super::record::Record;
@@ -239,6 +241,8 @@ impl Instance {
                 INGRESS_NEXT_SHADOW,
                 PROGRAM_INGRESS_SHADOW,
             ),
+            (MAP_INGRESS_NEXT, INGRESS_NEXT_EVENT, PROGRAM_INGRESS_EVENT),
+            (MAP_EGRESS_NEXT, EGRESS_NEXT_EVENT, PROGRAM_EGRESS_EVENT),
             (MAP_EGRESS_NEXT, EGRESS_NEXT_SHADOW, PROGRAM_EGRESS_SHADOW),
             (MAP_EGRESS_NEXT, EGRESS_NEXT_OPENS, PROGRAM_EGRESS_OPENS),
             (
@@ -296,6 +300,15 @@ impl Instance {
             Some(Map::Array(map)) => ControlWord::of(map),
             _ => bail!("no control map in the object"),
         }
+    }
+
+    /// Has the programs tell of packets for good, of each reason so many in a tick of some milliseconds, and returns where they do.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn tell(&mut self, most: u64) -> Result<Ring> {
+        events::tell(&mut self.ebpf, most)
     }
 
     fn set_shadow(&mut self, shadow: &Shadow) -> Result<()> {
@@ -403,7 +416,7 @@ fn over<'a>(own: &'a u64, shared: Vec<(&'static str, PathBuf)>) -> EbpfLoader<'a
 }
 
 /// The programs of the object.
-const PROGRAMS: [&str; 12] = [
+const PROGRAMS: [&str; 14] = [
     PROGRAM_INGRESS,
     PROGRAM_INGRESS_FRAGMENT,
     PROGRAM_INGRESS_REFUSED,
@@ -411,7 +424,9 @@ const PROGRAMS: [&str; 12] = [
     PROGRAM_INGRESS_COOKIE,
     PROGRAM_INGRESS_STRIKE,
     PROGRAM_INGRESS_SHADOW,
+    PROGRAM_INGRESS_EVENT,
     PROGRAM_EGRESS_SHADOW,
+    PROGRAM_EGRESS_EVENT,
     PROGRAM_EGRESS,
     PROGRAM_EGRESS_OPENS,
     PROGRAM_EGRESS_FRAGMENT,

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blob;
 use super::pins::{self, Pins};
+use super::upgrade::pin_again;
 
 /// What a candidate is kept as, that is no generation.
 pub const CANDIDATE: u64 = 0;
@@ -98,6 +99,20 @@ impl Archive {
         }
         blob::pin(&self.pins.map(&self::text(kept.generation)), text)?;
         self.keep_again(kept)
+    }
+
+    /// Keeps all that is kept of another version's generations: in the same maps, but for a candidate's.
+    pub(super) fn take_over(&self, from: &Pins) -> Result<()> {
+        let other = Self::of(from);
+        for prefix in [LIST, TEXT, SOURCE] {
+            for name in other.names(prefix)? {
+                if prefix == LIST || name != CANDIDATE.to_string() {
+                    let name = format!("{prefix}{name}");
+                    pin_again(&from.map(&name), &self.pins.map(&name))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Writes down what has changed about a generation that is kept.

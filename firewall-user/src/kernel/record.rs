@@ -3,6 +3,7 @@
 use aya::Pod;
 use firewall_common::abi::{
     counter::Counter,
+    event::Budget,
     flow::{BucketWords, Settings},
     knock, limit,
     shadow::{Sample, Shadow},
@@ -21,6 +22,7 @@ impl Abi for Settings {}
 impl Abi for knock::Set {}
 impl Abi for limit::Settings {}
 impl Abi for Sample {}
+impl Abi for Budget {}
 impl Abi for Shadow {}
 
 #[expect(

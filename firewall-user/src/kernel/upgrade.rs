@@ -9,6 +9,7 @@
 //! either version refuses to touch the interface, but another upgrade, which ends this one (`Reached`).
 
 mod v3;
+mod v4;
 
 use std::path::Path;
 
@@ -22,6 +23,7 @@ use firewall_common::abi::{ABI_VERSION, MAP_CONTROL, MAP_COUNTERS, SLOTS};
 use super::bans::MAP_REASONS;
 use super::counters::Counters;
 use super::description::Description;
+use super::events;
 use super::guard::{self, SHARED, pin_map, pin_program, program_at, program_in};
 use super::instance::Instance;
 use super::interface::{self, Interface};
@@ -37,12 +39,16 @@ struct Step {
     in_force: fn(&Pins) -> Result<Place>,
     /// The description that is pinned there.
     description: fn(&Path) -> Result<Description>,
+    /// Maps that it did not have, or whose records were others.
+    anew: &'static [&'static str],
+    /// Whether it kept where generations came from, as it is kept now.
+    keeps_sources: bool,
     /// What cannot be taken over, a sentence each.
-    losses: &'static [&'static str],
+    losses: fn(&Pins) -> Result<Vec<String>>,
 }
 
 /// The versions that can be taken over.
-const STEPS: [Step; 1] = [v3::STEP];
+const STEPS: [Step; 2] = [v3::STEP, v4::STEP];
 
 /// Whether what the version called `name` has pinned can be taken over.
 pub(super) fn reads(name: &str) -> bool {
@@ -61,6 +67,7 @@ pub struct Plan {
     new: Pins,
     reached: Reached,
     place: Place,
+    losses: Vec<String>,
     /// What is in force, and stays so.
     pub description: Description,
 }
@@ -122,7 +129,12 @@ impl Plan {
                 interface.name,
             );
         }
+        let losses = match reached {
+            Reached::Nothing => (step.losses)(&old)?,
+            Reached::Begun | Reached::Done => Vec::new(),
+        };
         Ok(Some(Self {
+            losses,
             interface: interface.clone(),
             step,
             old,
@@ -149,11 +161,16 @@ impl Plan {
     }
 
     /// What cannot be taken over, a sentence each.
-    pub fn losses(&self) -> &'static [&'static str] {
-        self.step.losses
+    pub fn losses(&self) -> &[String] {
+        &self.losses
     }
 
-    /// Does it. `source` is what the policy in force came from, if that is still known.
+    /// Whether the older version kept where generations came from.
+    pub fn keeps_sources(&self) -> bool {
+        self.step.keeps_sources
+    }
+
+    /// Does it. `source` is what the policy in force came from, if the older version did not keep that and it is still known.
     ///
     /// # Errors
     ///
@@ -189,14 +206,16 @@ impl Plan {
     fn stage(&self, source: Option<&Source<'_>>) -> Result<()> {
         let (old, new) = (&self.old, &self.new);
         let counting = self.counting()?;
-        let maps = SHARED.iter().filter(|&&name| name != MAP_CONTROL);
+        let maps = SHARED.iter().filter(|name| !self.step.anew.contains(name));
         let mut shared: Vec<_> = maps.map(|&name| (name, old.map(name))).collect();
         shared.push((MAP_COUNTERS, old.counters(counting)));
         for (_, path) in &shared {
             open(path)?;
         }
         let mut instance = Instance::load_over(self.interface.hardware_address, 0, shared, None)?;
-        instance.activate(self.place)?;
+        if self.step.anew.contains(&MAP_CONTROL) {
+            instance.activate(self.place)?;
+        }
         new.create()?;
         for name in SHARED {
             pin_map(&mut instance, name, &new.map(name))?;
@@ -206,7 +225,9 @@ impl Plan {
             pin_again(&old.counters(number), &new.counters(number))?;
         }
         self.describe()?;
-        if let Some(source) = source {
+        if self.step.keeps_sources {
+            Archive::of(new).take_over(old)?;
+        } else if let Some(source) = source {
             Archive::of(new).keep(source)?;
         }
         for hook in Hook::ALL {
@@ -243,7 +264,9 @@ impl Plan {
                 let place = Place::new(class, slot);
                 let old = self.old.policy(place);
                 if pins::exists(&old)? {
-                    (self.step.description)(&old)?.pin(&self.new.policy(place))?;
+                    let description = (self.step.description)(&old)?;
+                    description.pin(&self.new.policy(place))?;
+                    events::name(&self.new, place, description.generation)?;
                 }
             }
         }
@@ -300,7 +323,7 @@ fn open(path: &Path) -> Result<MapData> {
 }
 
 /// Pins the map that is pinned at `from` at `to` too.
-fn pin_again(from: &Path, to: &Path) -> Result<()> {
+pub(super) fn pin_again(from: &Path, to: &Path) -> Result<()> {
     let map = open(from)?;
     map.pin(to)
         .with_context(|| format!("pinning {}", to.display()))

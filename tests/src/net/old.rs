@@ -1,5 +1,5 @@
-//! An interface that version 3 guards: its real programs, with maps and pins as its `firewall apply` laid them out. What is
-//! loaded lies in `tests/fixtures/v3`.
+//! An interface that an older version guards: its real programs, with maps and pins as its `firewall apply` laid them out. What is
+//! loaded lies in `tests/fixtures`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -39,7 +39,7 @@ const OF_INTERFACE: [&str; 12] = [
     "KNOCKS",
 ];
 /// Where each program goes on.
-const NEXT: [(&str, u32, &str); 7] = [
+const NEXT: [(&str, u32, &str); 9] = [
     ("INGRESS_NEXT", 0, "ingress_refused"),
     ("INGRESS_NEXT", 1, "ingress_fragment"),
     ("INGRESS_NEXT", 2, "ingress_terms"),
@@ -47,6 +47,9 @@ const NEXT: [(&str, u32, &str); 7] = [
     ("INGRESS_NEXT", 4, "ingress_strike"),
     ("EGRESS_NEXT", 0, "egress_opens"),
     ("EGRESS_NEXT", 1, "egress_fragment"),
+    // Since version 4.
+    ("INGRESS_NEXT", 5, "ingress_shadow"),
+    ("EGRESS_NEXT", 2, "egress_shadow"),
 ];
 const INGRESS: &str = "firewall_ingress";
 const EGRESS: &str = "firewall_egress";
@@ -57,16 +60,30 @@ const IMAGE_BYTES: usize = 256 << 10;
 const IMAGE_FLAGS: u32 = 1 << 10;
 /// Bytes of an element of the map with a description.
 const CHUNK: usize = 4096;
+/// The word that version 4 has for the image in slot 0 and none before it.
+const FIRST_IN_FORCE: u64 = 0xff00;
 /// `BPF_F_NO_PREALLOC`.
 const REASON_FLAGS: u32 = 1;
 
-/// The programs of version 3 and their maps.
+/// A version that can be taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// ABI version 3.
+    V3,
+    /// ABI version 4.
+    V4,
+}
+
+/// The programs of an older version and their maps.
 #[derive(Debug)]
 pub struct Old {
+    version: Version,
     ebpf: Ebpf,
     /// Room for reasons of bans.
     reasons: u32,
     description: Value,
+    /// What is kept of the generation, since version 4.
+    source: Option<Value>,
 }
 
 /// `state.json`.
@@ -75,21 +92,56 @@ struct State {
     entries: BTreeMap<String, u32>,
     settings: BTreeMap<String, String>,
     description: Value,
+    source: Option<Value>,
+}
+
+impl Version {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::V3, Self::V4];
+
+    /// Its number.
+    pub const fn number(self) -> u64 {
+        match self {
+            Self::V3 => 3,
+            Self::V4 => 4,
+        }
+    }
+
+    /// The rule file that is in force.
+    pub fn rules(self) -> PathBuf {
+        self.fixture("rules.toml")
+    }
+
+    /// Where it pinned what belongs to an interface.
+    pub fn state(self, interface: &str) -> PathBuf {
+        let name = format!("v{}", self.number());
+        Path::new(PINS).join(interface).join(name)
+    }
+
+    fn fixture(self, name: &str) -> PathBuf {
+        let fixtures = workspace().join("tests/fixtures");
+        fixtures.join(format!("v{}", self.number())).join(name)
+    }
+
+    fn unpacked(self, name: &str) -> Result<Vec<u8>> {
+        let packed = fs::File::open(self.fixture(name)).with_context(|| name.to_owned())?;
+        let mut decoder = ruzstd::decoding::StreamingDecoder::new(packed)
+            .with_context(|| format!("unpacking {name}"))?;
+        let mut bytes = Vec::new();
+        let read = decoder.read_to_end(&mut bytes);
+        read.with_context(|| format!("unpacking {name}"))?;
+        Ok(bytes)
+    }
 }
 
 impl Old {
-    /// The rule file that is in force.
-    pub fn rules() -> PathBuf {
-        fixture("rules.toml")
-    }
-
     /// Loads them, to be put on an interface. The flow table is that of `sibling`, if another interface has one.
     ///
     /// # Errors
     ///
     /// A file is missing, or what the kernel says.
-    pub fn load(sibling: Option<&Path>) -> Result<Self> {
-        let state = fs::read(fixture("state.json")).context("state.json")?;
+    pub fn load(version: Version, sibling: Option<&Path>) -> Result<Self> {
+        let state = fs::read(version.fixture("state.json")).context("state.json")?;
         let state: State = serde_json::from_slice(&state).context("state.json")?;
         let mut loader = EbpfLoader::new();
         for (map, entries) in &state.entries {
@@ -100,10 +152,14 @@ impl Old {
             ensure!(path.exists(), "no {}", path.display());
             loader.map_pin_path(name, path);
         }
-        let mut ebpf = loader.load(&unpacked("firewall-ebpf.zst")?)?;
+        let mut ebpf = loader.load(&version.unpacked("firewall-ebpf.zst")?)?;
         load_programs(&mut ebpf)?;
         for (map, index, program) in NEXT {
-            let program = ebpf.program(program).context(program)?.fd()?.try_clone()?;
+            let Some(program) = ebpf.program(program) else {
+                ensure!(version == Version::V3, "no program {program}");
+                continue;
+            };
+            let program = program.fd()?.try_clone()?;
             let map = ebpf.map_mut(map).context(map)?;
             ProgramArray::try_from(map)?.set(index, &program, 0)?;
         }
@@ -112,8 +168,10 @@ impl Old {
         }
         set::<72>(&mut ebpf, "BAN_SETTINGS", &state.settings)?;
         set::<56>(&mut ebpf, "LIMIT_SETTINGS", &state.settings)?;
-        install(&mut ebpf)?;
+        install(version, &mut ebpf)?;
         Ok(Self {
+            version,
+            source: state.source,
             reasons: state.entries["BAN_REASONS"],
             description: state.description,
             ebpf,
@@ -127,7 +185,7 @@ impl Old {
     ///
     /// What the kernel says.
     pub fn guard(&mut self, host: &Host, interface: &str, mode: &str, file: &Path) -> Result<()> {
-        let folder = state(interface);
+        let folder = self.version.state(interface);
         fs::create_dir_all(&folder)?;
         for name in OF_NAMESPACE.iter().chain(&OF_INTERFACE) {
             self.pin_map(name, &folder.join(name))?;
@@ -180,22 +238,31 @@ impl Old {
         description["namespace"] = fs::metadata(namespace)?.ino().into();
         description["file"] = file.display().to_string().into();
         let text = serde_json::to_vec(&description)?;
+        self.pin_bytes(&text, &folder.join("policy-0-0"))?;
+        let Some(mut source) = self.source.clone() else {
+            return Ok(());
+        };
+        source["file"] = description["file"].clone();
+        self.pin_bytes(&serde_json::to_vec(&source)?, &folder.join("source-1"))?;
+        self.pin_bytes(&fs::read(self.version.rules())?, &folder.join("text-1"))
+    }
+
+    fn pin_bytes(&self, text: &[u8], path: &Path) -> Result<()> {
+        let flags = match self.version {
+            Version::V3 => 0,
+            Version::V4 => IMAGE_FLAGS,
+        };
         let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
         bytes.extend(text);
         let chunks: u32 = bytes.len().div_ceil(CHUNK).try_into()?;
-        let mut map: Array<MapData, [u8; CHUNK]> = Array::create(chunks, 0)?;
+        let mut map: Array<MapData, [u8; CHUNK]> = Array::create(chunks, flags)?;
         for (index, chunk) in (0..).zip(bytes.chunks(CHUNK)) {
             let mut whole = [0; CHUNK];
             whole[..chunk.len()].copy_from_slice(chunk);
             map.set(index, whole, 0)?;
         }
-        Ok(map.pin(folder.join("policy-0-0"))?)
+        Ok(map.pin(path)?)
     }
-}
-
-/// Where version 3 pinned what belongs to an interface.
-pub fn state(interface: &str) -> PathBuf {
-    Path::new(PINS).join(interface).join("v3")
 }
 
 fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
@@ -216,9 +283,15 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
     })
 }
 
-/// The image goes into slot 0 of its size class; the control map, which begins as zero, says that it is in force.
-fn install(ebpf: &mut Ebpf) -> Result<()> {
-    let image: Box<[u8; IMAGE_BYTES]> = unpacked("image.zst")?
+/// The image goes into slot 0 of its size class. Version 3's control map, which begins as zero, says that it is in force.
+fn install(version: Version, ebpf: &mut Ebpf) -> Result<()> {
+    if version == Version::V4 {
+        let control = ebpf.map_mut("CONTROL").context("CONTROL")?;
+        let mut control: Array<&mut MapData, u64> = Array::try_from(control)?;
+        control.set(0, FIRST_IN_FORCE, 0)?;
+    }
+    let image: Box<[u8; IMAGE_BYTES]> = version
+        .unpacked("image.zst")?
         .into_boxed_slice()
         .try_into()
         .ok()
@@ -254,18 +327,4 @@ fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
 
 fn classifier<'e>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<&'e mut SchedClassifier> {
     Ok(ebpf.program_mut(name).context(name)?.try_into()?)
-}
-
-fn unpacked(name: &str) -> Result<Vec<u8>> {
-    let packed = fs::File::open(fixture(name)).with_context(|| name.to_owned())?;
-    let mut decoder = ruzstd::decoding::StreamingDecoder::new(packed)
-        .with_context(|| format!("unpacking {name}"))?;
-    let mut bytes = Vec::new();
-    let read = decoder.read_to_end(&mut bytes);
-    read.with_context(|| format!("unpacking {name}"))?;
-    Ok(bytes)
-}
-
-fn fixture(name: &str) -> PathBuf {
-    workspace().join("tests/fixtures/v3").join(name)
 }

@@ -7,6 +7,7 @@ mod cookies;
 mod doctor;
 mod edits;
 mod egress;
+mod events;
 mod explain;
 mod faults;
 mod flows;

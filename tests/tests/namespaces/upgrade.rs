@@ -1,11 +1,11 @@
-//! A newer version takes over what version 3 guards: no packet is lost or let in meanwhile, and what was known is known still.
+//! A newer version takes over what an older one guards: no packet is lost or let in meanwhile, and what was known is known still.
 
 mod killed;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,7 +13,7 @@ use aya::maps::{MapData, MapInfo, PerCpuArray};
 use aya::util::nr_cpus;
 use firewall_common::abi::ABI_VERSION;
 use firewall_common::abi::counter::FLOWS_CREATED;
-use firewall_tests::net::old::{self, Old};
+use firewall_tests::net::old::{Old, Version};
 use firewall_tests::net::traffic::{mapped, reaches, udp, udp_from, wait_until};
 use firewall_tests::net::{Lab, Outcome};
 use serde_json::Value;
@@ -34,14 +34,15 @@ const MEANWHILE: Duration = Duration::from_millis(300);
 
 #[test]
 fn nothing_is_lost_and_what_was_known_is_known_still() -> Result<()> {
-    for mode in MODES {
+    let all = Version::ALL.into_iter().rev();
+    for (version, mode) in all.flat_map(|version| MODES.map(|mode| (version, mode))) {
         let Some(lab) = Lab::new()? else {
             return Ok(());
         };
         let interface = lab.inside.interface();
-        let mut old = Old::load(None)?;
-        old.guard(&lab.inside, interface, mode, &Old::rules())?;
-        let known = Known::begin(&lab).context(mode)?;
+        let mut old = Old::load(version, None)?;
+        old.guard(&lab.inside, interface, mode, &version.rules())?;
+        let (begun, known) = (Instant::now(), Known::begin(&lab).context(mode)?);
 
         let done = AtomicBool::new(false);
         let (arriving, asking, exchanged) = thread::scope(|scope| -> Result<_> {
@@ -63,7 +64,7 @@ fn nothing_is_lost_and_what_was_known_is_known_still() -> Result<()> {
         let attached = lab.inside.attached()?.context("open")?;
         ensure!(attached.mode == mode && attached.program != old.program()?);
         ensure!(
-            !old::state(interface).exists(),
+            !version.state(interface).exists(),
             "the old version's pins are gone"
         );
         let stats = lab.stats()?;
@@ -75,8 +76,11 @@ fn nothing_is_lost_and_what_was_known_is_known_still() -> Result<()> {
         ensure!(stats.generation == 1 && stats.rule("trap") == Some(3));
         let dropped = stats.totals.dropped.packets;
         ensure!(dropped == 4, "{mode}: only what had to be: {stats:#?}");
-        known.holds(&lab).context(mode)?;
-        goes_on(&lab).context(mode)?;
+        let took = begun.elapsed();
+        known
+            .holds(&lab)
+            .with_context(|| format!("{version:?}, {mode}, {took:.1?} later"))?;
+        goes_on(&lab, version).context(mode)?;
     }
     Ok(())
 }
@@ -148,8 +152,13 @@ impl Known {
 }
 
 /// The next commands find what an apply of this version would have left.
-fn goes_on(lab: &Lab) -> Result<()> {
+fn goes_on(lab: &Lab, version: Version) -> Result<()> {
     let interface = lab.inside.interface();
+    if version != Version::V3 {
+        let history = firewall(lab, &format!("history -i {interface}"))?.success()?;
+        ensure!(history.contains("apply"), "it was kept: {history}");
+        is_told(lab)?;
+    }
     let status = firewall(lab, "status")?.success()?;
     ensure!(
         status.contains("5 rules") && status.contains("what leaves is seen"),
@@ -158,7 +167,7 @@ fn goes_on(lab: &Lab) -> Result<()> {
     let game = lab.stats()?.rule("game");
     let file = lab.write(
         "next.toml",
-        &(fs::read_to_string(Old::rules())? + "\n# Next.\n"),
+        &(fs::read_to_string(version.rules())? + "\n# Next.\n"),
     )?;
     lab.apply_file(&file, &[])?;
     ensure!(lab.stats()?.generation == 2 && lab.stats()?.rule("game") == game);
@@ -166,6 +175,24 @@ fn goes_on(lab: &Lab) -> Result<()> {
     ensure!(lab.stats()?.generation == 1, "it was kept");
     firewall(lab, &format!("detach -i {interface}"))?.success()?;
     ensure!(!lab.inside.pins().exists(), "detached, but pinned");
+    Ok(())
+}
+
+/// The new programs tell of what the generation drops that the old ones were given, and its rule is known by name.
+fn is_told(lab: &Lab) -> Result<()> {
+    let interface = lab.inside.interface();
+    let watch = [
+        "watch", "-i", interface, "--count", "1", "--for", "10s", "--rule", "trap",
+    ];
+    let told = thread::scope(|scope| {
+        let watching = scope.spawn(|| lab.inside.firewall(&watch));
+        while !watching.is_finished() {
+            udp_from(&lab.outside, lab.outside.v4)?.send_to(b"?", (lab.inside.v4, TRAP))?;
+            thread::sleep(MEANWHILE);
+        }
+        join(watching)?.success()
+    })?;
+    ensure!(told.contains("rule trap"), "{told}");
     Ok(())
 }
 
@@ -194,8 +221,8 @@ fn a_dry_run_says_all_and_touches_nothing() -> Result<()> {
         return Ok(());
     };
     let interface = lab.inside.interface();
-    let file = lab.write("rules.toml", &fs::read_to_string(Old::rules())?)?;
-    let mut old = Old::load(None)?;
+    let file = lab.write("rules.toml", &fs::read_to_string(Version::V3.rules())?)?;
+    let mut old = Old::load(Version::V3, None)?;
     old.guard(&lab.inside, interface, "native", &file)?;
     let before = pinned(&lab)?;
 
@@ -254,9 +281,9 @@ fn a_version_that_cannot_be_read_is_refused_and_goes_on() -> Result<()> {
         return Ok(());
     };
     let interface = lab.inside.interface();
-    let mut old = Old::load(None)?;
-    old.guard(&lab.inside, interface, "native", &Old::rules())?;
-    let state = old::state(interface);
+    let mut old = Old::load(Version::V3, None)?;
+    old.guard(&lab.inside, interface, "native", &Version::V3.rules())?;
+    let state = Version::V3.state(interface);
     fs::rename(&state, state.with_file_name("v2"))?;
     let before = pinned(&lab)?;
     for arguments in [&[][..], &["--dry-run"], &["-i", interface]] {
@@ -280,14 +307,14 @@ fn interfaces_of_a_namespace_go_on_sharing_their_flows() -> Result<()> {
     let other = format!("{one}b");
     lab.inside
         .ip(&format!("link add {other} up type veth peer name {one}c"))?;
-    let mut first = Old::load(None)?;
-    first.guard(&lab.inside, &one, "native", &Old::rules())?;
-    let mut second = Old::load(Some(&old::state(&one)))?;
-    second.guard(&lab.inside, &other, "native", &Old::rules())?;
+    let mut first = Old::load(Version::V4, None)?;
+    first.guard(&lab.inside, &one, "native", &Version::V4.rules())?;
+    let mut second = Old::load(Version::V4, Some(&Version::V4.state(&one)))?;
+    second.guard(&lab.inside, &other, "native", &Version::V4.rules())?;
     let table =
         |folder: &Path| Ok::<_, anyhow::Error>(MapInfo::from_pin(folder.join("FLOWS"))?.id());
-    let shared = table(&old::state(&one))?;
-    ensure!(table(&old::state(&other))? == shared);
+    let shared = table(&Version::V4.state(&one))?;
+    ensure!(table(&Version::V4.state(&other))? == shared);
 
     upgrade(&lab, &["-i", &one])?.success()?;
     let third = format!("{one}c");
@@ -303,9 +330,11 @@ fn interfaces_of_a_namespace_go_on_sharing_their_flows() -> Result<()> {
     );
     upgrade(&lab, &[])?.success()?;
     for interface in [&one, &other] {
-        let pins = old::state(interface).with_file_name(format!("v{ABI_VERSION}"));
+        let pins = Version::V4
+            .state(interface)
+            .with_file_name(format!("v{ABI_VERSION}"));
         ensure!(table(&pins)? == shared, "{interface}");
-        ensure!(!old::state(interface).exists(), "{interface}");
+        ensure!(!Version::V4.state(interface).exists(), "{interface}");
     }
     Ok(())
 }
@@ -316,9 +345,9 @@ fn counts_of_several_maps_and_a_program_that_was_taken_off_are_found() -> Result
         return Ok(());
     };
     let interface = lab.inside.interface();
-    let mut old = Old::load(None)?;
-    old.guard(&lab.inside, interface, "native", &Old::rules())?;
-    let state = old::state(interface);
+    let mut old = Old::load(Version::V3, None)?;
+    old.guard(&lab.inside, interface, "native", &Version::V3.rules())?;
+    let state = Version::V3.state(interface);
     // As after an apply that had to make room for more counters: those before are in a map of their own.
     for name in ["COUNTERS", "INGRESS_NEXT", "EGRESS_NEXT"] {
         fs::rename(

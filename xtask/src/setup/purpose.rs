@@ -117,6 +117,15 @@ pub(super) const TOOLS: &[Tool] = &[
         interpreter: None,
     },
     Tool {
+        command: "tshark",
+        package: "tshark",
+        purposes: &[Purpose::Test],
+        why: "reads captures of dropped packets, as Wireshark does",
+        check: &["--version"],
+        data: &[("WIRESHARK_DATA_DIR", "usr/share/wireshark")],
+        interpreter: None,
+    },
+    Tool {
         command: "ethtool",
         package: "ethtool",
         purposes: &[Purpose::Test, Purpose::Bench],

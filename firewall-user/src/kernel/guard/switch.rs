@@ -21,6 +21,7 @@ use crate::kernel::clock;
 use crate::kernel::control::ControlWord;
 use crate::kernel::counters::Counters;
 use crate::kernel::description::Description;
+use crate::kernel::events;
 use crate::kernel::image;
 use crate::kernel::kept::{Archive, Source};
 use crate::kernel::pins::{self, Pins};
@@ -144,6 +145,7 @@ impl Guard {
         if description.policy.bans_by_rule.is_some() {
             self.bans()?.settle(description.policy.bans_by_rule);
         }
+        events::name(&self.pins, place, description.generation)?;
         let control = Control::new(place, self.place());
         let control = match trial {
             Some(trial) => control.until(deadline(&self.pins, trial)?),

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{Step, open};
 use crate::kernel::description::Description;
+use crate::kernel::events;
 use crate::kernel::pins::Pins;
 
 /// How version 3 is read.
@@ -19,8 +20,22 @@ pub(super) const STEP: Step = Step {
     from: 3,
     in_force,
     description,
-    losses: &["there is no earlier generation to roll back to: v3 kept none"],
+    anew: &ANEW,
+    keeps_sources: false,
+    losses,
 };
+
+/// Its control map was another, and it told nobody of packets.
+const ANEW: [&str; 1 + events::MAPS.len()] = {
+    let [a, b, c] = events::MAPS;
+    [MAP_CONTROL, a, b, c]
+};
+
+fn losses(_: &Pins) -> Result<Vec<String>> {
+    Ok(vec![
+        "there is no earlier generation to roll back to: v3 kept none".to_owned(),
+    ])
+}
 
 /// Slots of each size class.
 const SLOTS: u64 = 4;

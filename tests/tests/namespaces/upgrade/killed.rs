@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use firewall_tests::net::Lab;
-use firewall_tests::net::old::{self, Old};
+use firewall_tests::net::old::{Old, Version};
 use firewall_tests::net::traffic::{reaches, udp, udp_from};
 
 use super::GAME;
@@ -29,8 +29,10 @@ fn a_killed_upgrade_leaves_the_interface_guarded_and_another_ends_it() -> Result
     };
     let interface = lab.inside.interface();
     let new = lab.inside.state();
-    let mut old = Old::load(None)?;
-    let start = |old: &mut Old| old.guard(&lab.inside, interface, "native", &Old::rules());
+    let [mut v3, mut v4] = [Old::load(Version::V3, None)?, Old::load(Version::V4, None)?];
+    let start = |old: &mut Old, version: Version| {
+        old.guard(&lab.inside, interface, "native", &version.rules())
+    };
     let receivers = [udp(&lab.inside, GAME)?, udp(&lab.inside, NOBODYS)?];
     let visitor = udp_from(&lab.outside, lab.outside.v4)?;
     let arrives = |port: u16, receiver: &UdpSocket| {
@@ -42,7 +44,7 @@ fn a_killed_upgrade_leaves_the_interface_guarded_and_another_ends_it() -> Result
     };
     let detach = || lab.inside.firewall(&["detach", "-i", interface])?.success();
 
-    start(&mut old)?;
+    start(&mut v4, Version::V4)?;
     let started = Instant::now();
     let mut undisturbed = lab.inside.start_firewall(&["upgrade"])?;
     wait_for(&new)?;
@@ -51,9 +53,15 @@ fn a_killed_upgrade_leaves_the_interface_guarded_and_another_ends_it() -> Result
     let finishing = appeared.elapsed();
     detach()?;
 
-    let (mut between, mut game) = (0, 0);
+    // What each version's programs have counted stays with them.
+    let (mut between, mut games) = (0, [0; 2]);
     for kill in 0..KILLS {
-        start(&mut old)?;
+        let [of_v3, of_v4] = &mut games;
+        let (old, version, game) = match kill % 2 {
+            0 => (&mut v3, Version::V3, of_v3),
+            _ => (&mut v4, Version::V4, of_v4),
+        };
+        start(old, version)?;
         let mut upgrade = lab.inside.start_firewall(&["upgrade"])?;
         if let Some(late) = kill.checked_sub(KILLS - LATE) {
             wait_for(&new)?;
@@ -63,7 +71,7 @@ fn a_killed_upgrade_leaves_the_interface_guarded_and_another_ends_it() -> Result
         }
         upgrade.kill()?;
         upgrade.wait()?;
-        between += u32::from(new.exists() && old::state(interface).exists());
+        between += u32::from(new.exists() && version.state(interface).exists());
         let at = format!("kill {kill}");
         ensure!(lab.inside.attached()?.is_some(), "{at}: open");
         ensure!(
@@ -72,20 +80,20 @@ fn a_killed_upgrade_leaves_the_interface_guarded_and_another_ends_it() -> Result
         );
         ensure!(arrives(GAME, &receivers[0])?, "{at}: served, and refused");
         ensure!(!arrives(NOBODYS, &receivers[1])?, "{at}: let in");
-        game += 1;
+        *game += 1;
 
         let again = lab.inside.firewall(&["upgrade"])?.success();
         again.with_context(|| at.clone())?;
-        ensure!(!old::state(interface).exists(), "{at}: not ended");
+        ensure!(!version.state(interface).exists(), "{at}: not ended");
         let attached = lab.inside.attached()?.context("open")?;
         ensure!(attached.program != old.program()?, "{at}: the old program");
         ensure!(
             arrives(GAME, &receivers[0])?,
             "{at}: served, and refused then"
         );
-        game += 1;
+        *game += 1;
         let counted = lab.stats()?.rule("game");
-        ensure!(counted == Some(game), "{at}: {counted:?} of {game}");
+        ensure!(counted == Some(*game), "{at}: {counted:?} of {game}");
         detach()?;
     }
     // Otherwise nothing was shown.
