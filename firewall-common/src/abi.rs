@@ -10,9 +10,11 @@ pub mod handoff;
 pub mod image;
 pub mod knock;
 pub mod limit;
+pub mod question;
 pub mod reason;
 pub mod shadow;
 pub mod terms;
+mod words;
 
 /// Version of everything pinned: map names, records and the policy image. A `firewall` of another version refuses to
 /// touch what it finds.

@@ -45,7 +45,7 @@ pub trait World {
     fn knock(&self, transport: &Transport, tally: Tally, sequence: u32);
 
     /// Asks a candidate policy, if there is one, about a packet that has been decided and counted, and counts where it differs
-    /// ([`crate::decide::shadow`]). The kernel does that in a program of its own, and does not come back.
+    /// ([`crate::decide::shadow`]). The kernel does that in a program of its own, and where there is a difference does not come back.
     fn compare(&self, packet: &Packet, outcome: Outcome, is_egress: bool) {
         let _ = (packet, outcome, is_egress);
     }

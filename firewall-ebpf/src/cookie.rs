@@ -66,7 +66,7 @@ pub fn ingress_cookie(context: XdpContext) -> u32 {
     let Some(handoff) = handoff::take(&INGRESS_HANDOFF) else {
         return xdp_action::XDP_DROP;
     };
-    let world = KernelWorld::<true>::new(context.ctx, context.unknown());
+    let world = KernelWorld::<true>::without_room(context.ctx, context.unknown());
     let asked = handoff.to_asked();
     let answer = match asked.packet.addresses {
         Addresses::V4 { .. } => prepare::<V4_WORDS>(&context, &asked.packet),

@@ -113,7 +113,7 @@ pub fn ingress_strike(context: XdpContext) -> u32 {
     xdp_action(terms::struck(&asked, &world))
 }
 
-/// Asks a candidate about what has been decided.
+/// Counts where a candidate differs about what has been decided.
 #[xdp(frags)]
 #[inline(always)]
 pub fn ingress_shadow(context: XdpContext) -> u32 {
@@ -180,7 +180,7 @@ pub fn egress_opens(context: TcContext) -> i32 {
     ))
 }
 
-/// Asks a candidate about what has been decided.
+/// Counts where a candidate differs about what has been decided.
 #[classifier]
 #[inline(always)]
 pub fn egress_shadow(context: TcContext) -> i32 {

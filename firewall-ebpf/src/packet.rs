@@ -211,6 +211,17 @@ pub fn forget(value: u32, unknown: u32) -> u32 {
     result as u32
 }
 
+/// `value` itself. The compiler does not see what it is made of, and keeps none of that at hand for what is asked of it later.
+#[inline(always)]
+pub fn apart(value: u64) -> u64 {
+    let mut result = value;
+    // SAFETY: nothing at all.
+    unsafe {
+        core::arch::asm!("", inout("r1") result, options(nomem, nostack));
+    }
+    result
+}
+
 /// The packet pointer that the context has at `OFFSET`, whose fields are 32 bits wide for programs. A plain read would do,
 /// but LLVM moves it away from where its value is widened to 64 bits, and what is then widened is no pointer to the verifier.
 #[inline(always)]

@@ -4,16 +4,19 @@
     reason = "a constant of the loader is read, and map values are written through pointers"
 )]
 
+use core::hint::cold_path;
+
 use aya_ebpf::cty::c_void;
 use aya_ebpf::programs::{TcContext, XdpContext};
 use firewall_common::abi::control::Control;
 use firewall_common::abi::handoff::Handoff;
-use firewall_common::abi::image::{Outcome, header};
+use firewall_common::abi::image::Outcome;
+use firewall_common::abi::question::Question;
 use firewall_common::abi::shadow::Sample;
 use firewall_common::abi::{EGRESS_NEXT_SHADOW, INGRESS_NEXT_SHADOW};
 use firewall_common::decide::Decision;
 use firewall_common::decide::connection::{Local, key};
-use firewall_common::decide::shadow::{Candidate, differs, find};
+use firewall_common::decide::shadow::{Verdict, answer, differs, is_asked, otherwise};
 use firewall_common::parse::Packet;
 
 use crate::handoff::{decide, give, go_on};
@@ -21,7 +24,7 @@ use crate::maps::{
     EGRESS_HANDOFF, EGRESS_NEXT, INGRESS_HANDOFF, INGRESS_NEXT, SHADOW, SHADOW_COUNTERS,
     SHADOW_SAMPLES,
 };
-use crate::packet::{define_saved, defined};
+use crate::packet::{apart, define_saved, defined};
 use crate::tables::KernelTables;
 use crate::world::{KernelWorld, now_ns};
 
@@ -29,22 +32,55 @@ use crate::world::{KernelWorld, now_ns};
 #[unsafe(no_mangle)]
 static SHADOW_IS_ON: u64 = 0;
 
-/// Goes on with a packet that is decided and counted in the program that asks the candidate about it; without one, with what was
-/// handed over to this program. Comes back where there is none.
+/// Where its image lies, as the word of a [`Control`]. The verifier knows what the loader has set, and takes the other places out.
+#[unsafe(no_mangle)]
+static SHADOW_PLACE: u64 = 0;
+
+/// What is to be asked about.
+pub enum Subject<'a> {
+    /// This packet.
+    Packet(&'a Packet),
+    /// The one that was handed over to this program, and is still where it was put.
+    HandedOver,
+    /// The same, and what the program needs of the stack leaves no room to ask.
+    HandedOverToBeAsked,
+}
+
+/// Asks the candidate about a packet that is decided and counted. Where it differs, goes on in the program that counts that. Comes back
+/// where it does not, or there is none.
 #[inline(always)]
-pub fn hand_over(context: *mut c_void, packet: Option<&Packet>, outcome: Outcome, is_egress: bool) {
+pub fn ask(context: *mut c_void, subject: Subject<'_>, outcome: Outcome, is_egress: bool) {
     // SAFETY: the word is there; the loader may have changed it before it froze it, so it is not what stands here.
     if unsafe { (&raw const SHADOW_IS_ON).read_volatile() } == 0 {
         return;
     }
+    // For those that ask nothing: what is asked need not be at hand elsewhere.
+    cold_path();
     let place = if is_egress {
         &EGRESS_HANDOFF
     } else {
         &INGRESS_HANDOFF
     };
-    match packet {
-        Some(packet) => give(place, Handoff::decided(packet, outcome)),
-        None => decide(place, outcome),
+    if let Subject::Packet(packet) = subject {
+        let mut question = Question::new(packet);
+        question.what = apart(question.what);
+        if otherwise(&question, outcome, is_egress, candidate).is_none() {
+            return;
+        }
+        give(place, Handoff::decided(packet, outcome));
+    } else {
+        let Some(handed) = defined::<true, _>(place.get(0)) else {
+            return;
+        };
+        let packet = handed.packet();
+        let is_over = match subject {
+            Subject::HandedOverToBeAsked => !is_asked(&packet, outcome),
+            _ => otherwise(&Question::new(&packet), outcome, is_egress, candidate).is_none(),
+        };
+        if is_over {
+            return;
+        }
+        decide(place, outcome);
     }
     if is_egress {
         go_on(
@@ -82,9 +118,8 @@ fn count<const CAREFUL: bool>(
     is_egress: bool,
     world: &KernelWorld<CAREFUL>,
 ) -> Option<()> {
+    let (difference, number) = differs(packet, outcome, is_egress, candidate, world)?;
     let shadow = defined::<CAREFUL, _>(SHADOW.get(0))?;
-    let candidate = KernelCandidate { is_egress };
-    let (difference, number) = differs(packet, outcome, is_egress, &candidate, world)?;
     let slot = shadow.slot(is_egress, number, difference);
     let counter = defined::<CAREFUL, _>(SHADOW_COUNTERS.get_ptr_mut(slot))?;
     // SAFETY: the slot is this CPU's own, as those of all counters are.
@@ -98,56 +133,48 @@ fn count<const CAREFUL: bool>(
     Some(())
 }
 
-/// The candidate, asked about the packet that was handed over.
-struct KernelCandidate {
-    is_egress: bool,
+/// What the candidate says.
+#[inline(always)]
+fn candidate(question: &Question) -> Option<Verdict> {
+    let [[a, b], [c, d]] = question.addresses;
+    let said = defined::<true, _>(firewall_candidate(a, b, c, d, question.what));
+    (said & IS_SAID != 0).then_some(Verdict {
+        accepts: said & ACCEPTS != 0,
+        number: (said >> NUMBER_SHIFT) as u32,
+    })
 }
 
-impl Candidate for KernelCandidate {
-    type Tables = KernelTables;
-
-    #[inline(always)]
-    fn tables(&self) -> Option<KernelTables> {
-        let shadow = defined::<true, _>(SHADOW.get(0))?;
-        KernelTables::at::<true>(Control { word: shadow.place }.active())
-    }
-
-    #[inline(always)]
-    fn find(&self, _: &Packet, at: u32, answered: bool) -> Option<(bool, u32)> {
-        let found = firewall_candidate(self.is_egress.into(), at.into(), answered.into());
-        let found = defined::<true, _>(found);
-        (found & IS_FOUND != 0).then_some((found & ACCEPTS != 0, (found >> NUMBER_SHIFT) as u32))
-    }
-}
-
-const IS_FOUND: u64 = 1;
+const IS_SAID: u64 = 1;
 const ACCEPTS: u64 = 2;
 const NUMBER_SHIFT: u32 = 2;
 
-/// What [`Candidate::find`] says, as `number 32 | accepts 1 | is found 1`. A global function, which the verifier looks at once and not
-/// for each of what leads to it.
+/// The candidate's answer to a [`Question`], as `number 32 | accepts 1 | is said 1`. A global function, which the verifier looks at once
+/// and not for each of what leads to it, and which takes numbers only: nothing need be put where another program finds it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn firewall_candidate(is_egress: u64, at: u64, answered: u64) -> u64 {
+pub extern "C" fn firewall_candidate(
+    source_upper: u64,
+    source_lower: u64,
+    destination_upper: u64,
+    destination_lower: u64,
+    what: u64,
+) -> u64 {
     define_saved();
-    let handed = if is_egress != 0 {
-        EGRESS_HANDOFF.get(0)
-    } else {
-        INGRESS_HANDOFF.get(0)
-    };
-    let candidate = KernelCandidate { is_egress: false };
-    let (Some(handoff), Some(tables)) = (defined::<true, _>(handed), candidate.tables()) else {
+    // SAFETY: as for [`SHADOW_IS_ON`].
+    let word = unsafe { (&raw const SHADOW_PLACE).read_volatile() };
+    let Some(tables) = KernelTables::at::<true>(Control { word }.active()) else {
         return 0;
     };
-    // Two numbers that it may be, and not any for the verifier.
-    let at = if at == u64::from(header::EGRESS) {
-        header::EGRESS
-    } else {
-        header::INGRESS
+    let question = Question {
+        addresses: [
+            [source_upper, source_lower],
+            [destination_upper, destination_lower],
+        ],
+        what,
     };
-    match find(&handoff.packet(), at, answered != 0, &tables) {
-        Some((accepts, number)) => {
-            IS_FOUND | u64::from(accepts) * ACCEPTS | u64::from(number) << NUMBER_SHIFT
+    match answer(&question, &tables) {
+        Some(Verdict { accepts, number }) => {
+            IS_SAID | u64::from(accepts) * ACCEPTS | u64::from(number) << NUMBER_SHIFT
         }
         None => 0,
     }

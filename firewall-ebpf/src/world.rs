@@ -36,7 +36,7 @@ use crate::events;
 use crate::flows::KernelFlows;
 use crate::maps::{ADMITTED, COUNTERS, FRAGMENTS, KNOCKS, TEST_CLOCK};
 use crate::packet::{define_saved, defined};
-use crate::shadow;
+use crate::shadow::{self, Subject};
 use crate::state::{KernelBans, KernelLimits};
 use crate::tables::KernelTables;
 
@@ -69,6 +69,8 @@ pub struct KernelWorld<const CAREFUL: bool> {
     flows: KernelFlows,
     /// Whether the packet came from another program, and still is where that one put it.
     was_handed_over: bool,
+    /// Whether the stack has room to ask a candidate.
+    has_room: bool,
 }
 
 impl<const CAREFUL: bool> KernelWorld<CAREFUL> {
@@ -79,6 +81,7 @@ impl<const CAREFUL: bool> KernelWorld<CAREFUL> {
             context: context.cast(),
             flows: KernelFlows { unknown },
             was_handed_over: false,
+            has_room: true,
         }
     }
 
@@ -88,6 +91,15 @@ impl<const CAREFUL: bool> KernelWorld<CAREFUL> {
         Self {
             was_handed_over: true,
             ..Self::new(context, unknown)
+        }
+    }
+
+    /// The same, of a program that needs most of the stack.
+    #[inline(always)]
+    pub fn without_room<T>(context: *mut T, unknown: u32) -> Self {
+        Self {
+            has_room: false,
+            ..Self::of_handed_over(context, unknown)
         }
     }
 
@@ -142,8 +154,12 @@ impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
     #[inline(always)]
     fn compare(&self, packet: &Packet, outcome: Outcome, is_egress: bool) {
         // What is there already need not be kept at hand to be put there again.
-        let packet = (!self.was_handed_over).then_some(packet);
-        shadow::hand_over(self.context, packet, outcome, is_egress);
+        let subject = match (self.was_handed_over, self.has_room) {
+            (false, _) => Subject::Packet(packet),
+            (true, true) => Subject::HandedOver,
+            (true, false) => Subject::HandedOverToBeAsked,
+        };
+        shadow::ask(self.context, subject, outcome, is_egress);
     }
 
     #[inline(always)]

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use firewall_common::abi::control::{Control, Place};
 use firewall_common::abi::counter::MIN_SLOTS;
 use firewall_common::abi::flow::{MIN_BUCKETS, Timeouts};
-use firewall_common::abi::image::Line;
+use firewall_common::abi::image::{Line, SIZE_CLASSES};
 use firewall_common::abi::reason::{DropReason, PassReason};
+use firewall_common::abi::shadow::Shadow;
 use firewall_common::tables::Limited;
 use firewall_tests::corpus::{self, Under};
 use firewall_tests::kernel::{Kernel, SHORTEST, filled};
@@ -16,6 +18,7 @@ use firewall_tests::packets::*;
 use firewall_tests::policy::{Counted, Policy, decide_by};
 use firewall_tests::random;
 use firewall_user::kernel::flows::Wanted;
+use firewall_user::kernel::instance::Instance;
 use firewall_user::rules::model::{
     Action, AddressSet, Direction, Protocol, Rule, RuleSet, SetId, Terms,
 };
@@ -35,13 +38,31 @@ const FRAMES_PER_RULE_SET: usize = 400;
 
 #[test]
 fn the_verifier_looks_at_a_bounded_number_of_instructions() -> Result<()> {
+    looks_at_a_bounded_number(|| Instance::load(MIN_SLOTS))
+}
+
+/// The same of the programs that ask a candidate, in an image of any size.
+#[test]
+fn the_verifier_looks_at_a_bounded_number_of_instructions_with_a_candidate() -> Result<()> {
+    for class in [0, SIZE_CLASSES.len() as u32 - 1] {
+        let shadow = Shadow {
+            place: Control::new(Place::new(class, 1), Place::NONE).word,
+            ingress_rules: 1,
+            egress_rules: 1,
+        };
+        looks_at_a_bounded_number(|| Instance::load_with_shadow(MIN_SLOTS, &shadow))?;
+    }
+    Ok(())
+}
+
+fn looks_at_a_bounded_number(load: impl FnOnce() -> Result<Instance>) -> Result<()> {
     let start = Instant::now();
-    let mut kernel = Kernel::load(MIN_SLOTS)?;
+    let mut instance = load()?;
     let took = start.elapsed();
     println!(
         "loaded in {took:.1?}; {MAX_VERIFIED_INSTRUCTIONS} instructions are allowed a program"
     );
-    let programs: Vec<_> = kernel.instance().ebpf().programs().collect();
+    let programs: Vec<_> = instance.ebpf().programs().collect();
     ensure!(programs.len() == PROGRAMS, "{} programs", programs.len());
     for (name, program) in programs {
         let info = program.info()?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow};
 use firewall_common::abi::control::{Control, Place};
 use firewall_common::abi::shadow::Shadow;
+use firewall_common::parse::transport::tcp_flag;
 use firewall_user::counters::Slots;
 use firewall_user::kernel::{image, instance::Instance};
 use firewall_user::rules::{self, compile::compile};
@@ -43,6 +44,8 @@ const AIM_RULE: f64 = 100.0;
 const AIM_CIDR: f64 = 20.0;
 /// So far ahead that it does not come.
 const DEADLINE: u64 = (1 << 48) - 1;
+/// Where a frame of TCP over IPv4 has the flags.
+const TCP_FLAGS: usize = 14 + 20 + 13;
 
 /// Measures the sections.
 ///
@@ -66,12 +69,19 @@ fn packets(bench: &mut Bench) -> Result<()> {
         ingress_rules: loaded.rule_set.rules.len() as u32 + 1,
         egress_rules: 1,
     };
-    for (name, from, service) in [
-        ("TCP over IPv4, accepted", Family::V4, Service::Tcp(443)),
-        ("TCP over IPv6, accepted", Family::V6, Service::Tcp(443)),
-        ("dropped by default", Family::V4, Service::Tcp(3389)),
+    let open = some(Family::V4, 443).map(|mut frames| {
+        for frame in frames.iter_mut() {
+            frame[TCP_FLAGS] = tcp_flag::ACK;
+        }
+        frames
+    });
+    for (name, frames) in [
+        ("SYN over IPv4, accepted", some(Family::V4, 443)),
+        ("SYN over IPv6, accepted", some(Family::V6, 443)),
+        ("of an open TCP connection", open),
+        ("SYN, dropped by default", some(Family::V4, 3389)),
     ] {
-        let frames = some(from, service)?;
+        let frames = frames?;
         let mut measure = |subject: &str, mut instance: Instance, on_trial: bool| -> Result<()> {
             for place in [place, other] {
                 instance.install(place, image.clone())?;
@@ -99,14 +109,15 @@ fn packets(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn some(family: Family, service: Service) -> Result<Frames> {
+/// SYNs to this port.
+pub(super) fn some(family: Family, port: u16) -> Result<Frames> {
     let from = match family {
         Family::V4 => Cidr::around(family, 0xc612_0000, 15),
         Family::V6 => Cidr::around(family, 0x2001_0db8 << 96, 32),
     };
     frames(&mut Random::new(1), |random| Packet {
         source: from.member(random),
-        service,
+        service: Service::Tcp(port),
         vlan: None,
     })
 }

@@ -14,7 +14,6 @@ use firewall_user::rules::{self, compile::compile};
 use super::{Bench, control::some, served};
 use crate::{
     cidr::Family,
-    frame::Service,
     report::{Better, FIREWALL, Section},
 };
 
@@ -41,11 +40,8 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let loaded = rules::load(&file).map_err(|report| anyhow!(report.render(false, 100)))?;
     let image = compile(&loaded.rule_set, &Slots::default())?.image;
     let place = Place::new(image::class_of(&image), 0);
-    for (name, service) in [
-        ("dropped by default", Service::Tcp(3389)),
-        ("accepted, without log", Service::Tcp(443)),
-    ] {
-        bench.harness.send(&some(Family::V4, service)?)?;
+    for (name, port) in [("dropped by default", 3389), ("accepted, without log", 443)] {
+        bench.harness.send(&some(Family::V4, port)?)?;
         for (subject, most) in [
             (FIREWALL, None),
             ("withheld", Some(0)),

@@ -3,9 +3,10 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::image::{Outcome, Selector};
+use super::image::Outcome;
+use super::words;
 use crate::decide::{Asked, Decision};
-use crate::parse::{Addresses, Fragment, Packet, Transport, Upper};
+use crate::parse::{Fragment, Packet, Transport, Upper};
 
 /// What the second program needs to know; each CPU has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -33,8 +34,6 @@ pub struct Handoff {
 
 const _: () = assert!(size_of::<Handoff>() == 72);
 
-const NO_SELECTOR: u8 = u8::MAX;
-
 impl Handoff {
     /// A packet of which more is asked.
     #[inline(always)]
@@ -61,16 +60,7 @@ impl Handoff {
 
     #[inline(always)]
     const fn new(packet: &Packet, outcome: Outcome, number: u32, identification: u32) -> Self {
-        let (source, destination, ipv6) = match packet.addresses {
-            Addresses::V4 {
-                source,
-                destination,
-            } => ([0, source as u64], [0, destination as u64], 0),
-            Addresses::V6 {
-                source,
-                destination,
-            } => (source, destination, 1),
-        };
+        let ([source, destination], ipv6) = words::of_addresses(packet.addresses);
         let transport = &packet.transport;
         Self {
             source,
@@ -82,13 +72,10 @@ impl Handoff {
             value: transport.value,
             source_port: transport.source_port,
             protocol: transport.protocol,
-            selector: match transport.selector {
-                Some(selector) => selector as u8,
-                None => NO_SELECTOR,
-            },
+            selector: words::of_selector(transport.selector),
             tcp_flags: transport.tcp_flags,
             hop_limit: packet.hop_limit,
-            ipv6,
+            ipv6: ipv6 as u8,
             fragment: packet.fragment as u8,
             unused: [0; 2],
             identification,
@@ -101,17 +88,7 @@ impl Handoff {
     #[inline(always)]
     pub const fn packet(&self) -> Packet {
         Packet {
-            addresses: if self.ipv6 == 0 {
-                Addresses::V4 {
-                    source: self.source[1] as u32,
-                    destination: self.destination[1] as u32,
-                }
-            } else {
-                Addresses::V6 {
-                    source: self.source,
-                    destination: self.destination,
-                }
-            },
+            addresses: words::to_addresses([self.source, self.destination], self.ipv6 != 0),
             hop_limit: self.hop_limit,
             fragment: match self.fragment {
                 0 => Fragment::Whole,
@@ -120,14 +97,7 @@ impl Handoff {
             },
             transport: Transport {
                 protocol: self.protocol,
-                selector: match self.selector {
-                    0 => Some(Selector::Tcp),
-                    1 => Some(Selector::Udp),
-                    2 => Some(Selector::Sctp),
-                    3 => Some(Selector::Icmp),
-                    4 => Some(Selector::Icmpv6),
-                    _ => None,
-                },
+                selector: words::to_selector(self.selector),
                 value: self.value,
                 source_port: self.source_port,
                 tcp_flags: self.tcp_flags,
@@ -167,6 +137,8 @@ impl Handoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::image::Selector;
+    use crate::parse::Addresses;
 
     #[test]
     fn a_packet_comes_through_as_it_was() {
@@ -213,6 +185,12 @@ mod tests {
                         identification: 14,
                     };
                     assert_eq!(Handoff::asked(&asked).to_asked(), asked);
+                    let mut handed = Handoff::asked(&asked);
+                    handed.decide(Outcome(16));
+                    for decided in [handed, Handoff::decided(&packet, Outcome(16))] {
+                        assert_eq!(decided.packet(), packet);
+                        assert_eq!(decided.outcome(), Outcome(16));
+                    }
                 }
             }
         }

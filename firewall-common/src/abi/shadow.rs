@@ -12,6 +12,8 @@ pub const MAP_SHADOW_COUNTERS: &str = "SHADOW_COUNTERS";
 pub const MAP_SHADOW_SAMPLES: &str = "SHADOW_SAMPLES";
 /// Name of the programs' constant that says whether there is a candidate.
 pub const SHADOW_IS_ON: &str = "SHADOW_IS_ON";
+/// Name of the programs' constant that says where its image lies: [`Shadow::place`].
+pub const SHADOW_PLACE: &str = "SHADOW_PLACE";
 
 /// Packets of which one CPU remembers that the two policies differ about.
 pub const SAMPLES: u32 = 64;

@@ -7,6 +7,7 @@
 use super::{classify, connection, essential, flow};
 use crate::abi::counter::NAMED_BASE;
 use crate::abi::image::{Outcome, Selector, essential as switch, header};
+use crate::abi::question::{About, Question};
 use crate::abi::reason::PassReason;
 use crate::abi::shadow::{Difference, Shadow};
 use crate::decide::connection::Local;
@@ -18,32 +19,47 @@ pub type Differs = (Difference, u32);
 
 /// What a `candidate` says otherwise of a packet with this `outcome`. `None` where they do not, or are inconsistent.
 #[inline(always)]
-pub fn differs<C: Candidate, W: World>(
+pub fn differs<W: World>(
     packet: &Packet,
     outcome: Outcome,
     is_egress: bool,
-    candidate: &C,
+    candidate: impl Fn(&Question) -> Option<Verdict>,
     world: &W,
 ) -> Option<Differs> {
-    if outcome.is_held()
-        || packet.transport.is_icmp_error()
-        || (outcome.accepts() && !is_by_policy(outcome, packet))
-    {
-        return None;
-    }
-    let (accepts, number) = if is_egress {
-        leaves(packet, candidate)?
-    } else {
-        arrives(packet, candidate)?
-    };
-    if accepts == outcome.accepts() {
-        return None;
-    }
-    if accepts {
-        return Some((Difference::Accepts, number));
+    let verdict = otherwise(&Question::new(packet), outcome, is_egress, candidate)?;
+    if verdict.accepts {
+        return Some((Difference::Accepts, verdict.number));
     }
     let answers = !is_egress && answers(packet, world);
-    (!answers).then_some((Difference::Refuses, number))
+    (!answers).then_some((Difference::Refuses, verdict.number))
+}
+
+/// The first part, of what [`Question::new`] says: where the `candidate`'s verdict is another, but for what answers this host. It is all
+/// that the kernel asks of most packets, at once; what is decided otherwise goes on in a program of its own.
+#[inline(always)]
+pub fn otherwise(
+    packet: &Question,
+    outcome: Outcome,
+    is_egress: bool,
+    candidate: impl Fn(&Question) -> Option<Verdict>,
+) -> Option<Verdict> {
+    if !is_asked(&packet.packet(), outcome) {
+        return None;
+    }
+    let verdict = if is_egress {
+        leaves(packet, candidate)?
+    } else {
+        candidate(packet)?
+    };
+    (verdict.accepts != outcome.accepts()).then_some(verdict)
+}
+
+/// Whether a candidate is asked about a packet with this `outcome`.
+#[inline(always)]
+pub fn is_asked(packet: &Packet, outcome: Outcome) -> bool {
+    !outcome.is_held()
+        && !packet.transport.is_icmp_error()
+        && (!outcome.accepts() || is_by_policy(outcome, packet))
 }
 
 /// Whether it was rules, a default or an essential that let the packet through, and rules will be asked about the next one like it.
@@ -81,64 +97,66 @@ fn answers<W: World>(packet: &Packet, world: &W) -> bool {
     }
 }
 
-/// The candidate's verdict on what arrives, and the number of the rule.
-#[inline(always)]
-fn arrives<C: Candidate>(packet: &Packet, candidate: &C) -> Option<(bool, u32)> {
-    if essential::pass(packet, &candidate.tables()?).is_some() {
-        return Some((true, Shadow::NO_RULE));
-    }
-    candidate.find(packet, header::INGRESS, false)
-}
-
 /// The candidate's verdict on what leaves.
 #[inline(always)]
-fn leaves<C: Candidate>(packet: &Packet, candidate: &C) -> Option<(bool, u32)> {
-    let bits = candidate
-        .tables()?
-        .u32(header::EGRESS + header::ESSENTIALS)?;
-    if bits & switch::FILTERED == 0 || essential::leaves(packet, bits) || serves(packet, candidate)?
-    {
-        return Some((true, Shadow::NO_RULE));
+fn leaves(packet: &Question, candidate: impl Fn(&Question) -> Option<Verdict>) -> Option<Verdict> {
+    let answering = candidate(&packet.about(About::Answering))?;
+    if answering.accepts {
+        return Some(Verdict::WITHOUT_RULE);
     }
-    candidate.find(packet, header::EGRESS, false)
+    candidate(&packet.about(About::Leaving))
 }
 
-/// Whether it answers what the candidate lets in. A SYN answers nothing.
-#[inline(always)]
-fn serves<C: Candidate>(packet: &Packet, candidate: &C) -> Option<bool> {
-    if packet.transport.opens_connection() {
-        return Some(false);
-    }
-    let (accepts, _) = candidate.find(packet, header::INGRESS, true)?;
-    Some(accepts)
+/// What a candidate says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether the packet is let through.
+    pub accepts: bool,
+    /// Number of the rule that says so.
+    pub number: u32,
 }
 
-/// A policy that is only asked.
-pub trait Candidate {
-    /// Its image.
-    type Tables: Tables;
-
-    /// Its image; `None` where there is none.
-    fn tables(&self) -> Option<Self::Tables>;
-
-    /// Whether its rules of the direction with the header `at` accept the packet, or what the packet answers, and the number of the one
-    /// that says so ([`find`]). `None` if the tables are inconsistent.
-    fn find(&self, packet: &Packet, at: u32, answered: bool) -> Option<(bool, u32)>;
-}
-
-/// What [`Candidate::find`] says by these tables.
-#[inline(always)]
-pub fn find<T: Tables>(
-    packet: &Packet,
-    at: u32,
-    answered: bool,
-    tables: &T,
-) -> Option<(bool, u32)> {
-    let (addresses, transport) = if answered {
-        (packet.addresses.reversed(), packet.transport.reversed())
-    } else {
-        (packet.addresses, packet.transport)
+impl Verdict {
+    /// Let through by no rule.
+    const WITHOUT_RULE: Self = Self {
+        accepts: true,
+        number: Shadow::NO_RULE,
     };
-    let found = classify::find(&addresses, &transport, at, tables)?;
-    Some((found.outcome.accepts(), found.number))
+}
+
+/// What a candidate with these `tables` says. `None` if they are inconsistent.
+#[inline(always)]
+pub fn answer<T: Tables>(question: &Question, tables: &T) -> Option<Verdict> {
+    let packet = question.packet();
+    let mut transport = packet.transport;
+    let at = match question.asks() {
+        About::Arriving => {
+            if essential::pass(&packet, tables).is_some() {
+                return Some(Verdict::WITHOUT_RULE);
+            }
+            header::INGRESS
+        }
+        About::Answering => {
+            let bits = tables.u32(header::EGRESS + header::ESSENTIALS)?;
+            // Of addresses, essentials that leave are told by the family only.
+            if bits & switch::FILTERED == 0 || essential::leaves(&packet, bits) {
+                return Some(Verdict::WITHOUT_RULE);
+            }
+            // A SYN answers nothing.
+            if transport.opens_connection() {
+                return Some(Verdict {
+                    accepts: false,
+                    ..Verdict::WITHOUT_RULE
+                });
+            }
+            transport = transport.reversed();
+            header::INGRESS
+        }
+        About::Leaving => header::EGRESS,
+    };
+    let found = classify::find(&packet.addresses, &transport, at, tables)?;
+    Some(Verdict {
+        accepts: found.outcome.accepts(),
+        number: found.number,
+    })
 }

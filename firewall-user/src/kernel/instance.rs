@@ -22,7 +22,7 @@ use firewall_common::abi::{
     flow::{MAP_FLOW_SETTINGS, MAP_FLOWS, Settings},
     image::Line,
     limit::MAP_LIMITS,
-    shadow::{MAP_SHADOW, MAP_SHADOW_COUNTERS, SHADOW_IS_ON, Shadow},
+    shadow::{MAP_SHADOW, MAP_SHADOW_COUNTERS, SHADOW_IS_ON, SHADOW_PLACE, Shadow},
 };
 use firewall_common::decide::cookie;
 
@@ -399,9 +399,10 @@ pub(super) struct Renewed<'a> {
 }
 
 /// Has the programs ask a candidate.
-fn ask(loader: &mut EbpfLoader<'_>, shadow: &Shadow) {
+fn ask<'a>(loader: &mut EbpfLoader<'a>, shadow: &'a Shadow) {
     loader
         .override_global(SHADOW_IS_ON, &1u64, true)
+        .override_global(SHADOW_PLACE, &shadow.place, true)
         .map_max_entries(MAP_SHADOW_COUNTERS, shadow.slots());
 }
 

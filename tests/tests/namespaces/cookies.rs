@@ -15,6 +15,7 @@ use firewall_tests::net::traffic::{Echo, PATIENCE, tcp};
 use firewall_tests::net::{Daemon, FramePort, Lab, Stats};
 use firewall_tests::packets::ethertype;
 
+use crate::shadow::shadow;
 use crate::{MODES, rules};
 
 const PORT: u16 = 8080;
@@ -247,6 +248,52 @@ fn connections_are_made_by_cookies_alone() -> Result<()> {
         );
         ensure!(stats.totals.dropped.packets == 0, "{mode}: {stats:#?}");
         ensure!(cookies_taken(&lab)? == 2 * EACH, "{mode}");
+    }
+    Ok(())
+}
+
+/// SYNs are answered as ever while a candidate is asked, which is told of those that are not.
+#[test]
+fn a_candidate_leaves_cookies_as_they_are() -> Result<()> {
+    const EACH: u64 = 3;
+    const WITH_DATA: u64 = 2;
+    for mode in MODES {
+        let Some(lab) = lab(ALWAYS)? else {
+            return Ok(());
+        };
+        let _service = Echo::start(&lab.inside, PORT)?;
+        lab.apply(&rules(&[ABOVE_ONE]), mode)?;
+        let candidate = lab.write("candidate.toml", &rules(&[]))?;
+        lab.apply_file(&candidate, &["--shadow"])?;
+        for address in addresses(&lab) {
+            for _ in 0..EACH {
+                let to = SocketAddr::new(address, PORT);
+                ensure!(tcp(&lab.outside, to, 100)?, "{mode}: {to}");
+            }
+        }
+        let (sender, receiver) = (
+            FramePort::open(&lab.outside)?,
+            FramePort::listen(&lab.inside)?,
+        );
+        for _ in 0..WITH_DATA {
+            let syn = Syn::new(&lab, false, PORT)?.data(b"x").frame()?;
+            sender.send(&syn)?;
+            ensure!(receiver.received()?.contains(&syn), "{mode}: no SYN");
+        }
+        let stats = lab.stats()?;
+        ensure!(
+            stats.passed("syn-cookie") == 2 * EACH - 1,
+            "{mode}: {stats:#?}"
+        );
+        let differs = shadow(&lab)?;
+        let refused = differs.get(&("ingress", None, "refuse"));
+        ensure!(
+            differs.len() == 1
+                && refused.is_some_and(|([packets, _, connections], _)| {
+                    [*packets, *connections] == [1 + WITH_DATA; 2]
+                }),
+            "{mode}: {differs:?}"
+        );
     }
     Ok(())
 }

@@ -54,10 +54,10 @@ struct Frame {
 type Seen = (Vec<bool>, Vec<u64>);
 
 /// Packets, bytes and connections, and samples.
-type Told = ([u64; 3], Vec<Value>);
+pub(crate) type Told = ([u64; 3], Vec<Value>);
 
 /// Direction, rule and difference.
-type Subject = (&'static str, Option<String>, &'static str);
+pub(crate) type Subject = (&'static str, Option<String>, &'static str);
 
 #[test]
 fn a_candidate_s_counts_are_what_enforcing_it_shows_native() -> Result<()> {
@@ -255,7 +255,7 @@ fn send(lab: &Lab, frames: &[Frame]) -> Result<Seen> {
 }
 
 /// What `firewall shadow` says: packets, bytes and connections, and samples without who has decided them.
-fn shadow(lab: &Lab) -> Result<BTreeMap<Subject, Told>> {
+pub(crate) fn shadow(lab: &Lab) -> Result<BTreeMap<Subject, Told>> {
     let arguments = ["shadow", "-i", lab.inside.interface(), "--format", "json"];
     let said: Value = serde_json::from_str(&lab.inside.firewall(&arguments)?.success()?)?;
     let rows = said[0]["differs"].as_array().context("no rows")?;
