@@ -16,6 +16,7 @@ use super::bans::{BanTable, LiveBan};
 use super::control::ControlWord;
 use super::counters::Counters;
 use super::description::Description;
+use super::events::Tallies;
 use super::flows::{Fill, FlowTable};
 use super::guard::{Trial, link, program_at, since_lapsed};
 use super::interface::{self, Interface, Mode};
@@ -49,6 +50,8 @@ pub struct Reading {
     pub ingress: Option<Mode>,
     /// Whether the program for what leaves is attached.
     pub egress: bool,
+    /// What became of packets that were to be told of.
+    pub events: Tallies,
     /// Where a candidate differs, if there is one.
     pub candidate: Option<Vec<Differs>>,
     /// How often programs ran, and how long, if the kernel keeps that.
@@ -211,6 +214,7 @@ fn of_version(
         // It may have another name now, and is guarded all the same.
         ingress: all.iter().find_map(attached),
         egress: egress.is_some(),
+        events: Tallies::read(pins)?,
         candidate,
         runs: runs(pins)?,
         description,

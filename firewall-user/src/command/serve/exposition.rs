@@ -250,6 +250,25 @@ impl Exposition {
         ]
     }
 
+    fn events(&self) -> [Family<'_>; 3] {
+        let mut told = Family::counter("firewall_events", "Packets that readers were told of.");
+        let mut lost = Family::counter(
+            "firewall_events_lost",
+            "Packets that a reader was to be told of, and had no room for in its buffer.",
+        );
+        let mut suppressed = Family::counter(
+            "firewall_events_suppressed",
+            "Packets that readers were not told of, because there were more than they wanted of the same kind.",
+        );
+        for reading in &self.readings {
+            let events = &reading.events;
+            told.count(of(reading), events.told());
+            lost.count(of(reading), events.lost_by_all());
+            suppressed.count(of(reading), events.withheld());
+        }
+        [told, lost, suppressed]
+    }
+
     fn programs(&self) -> [Family<'_>; 3] {
         let mut attached = Family::gauge(
             "firewall_attached",
@@ -345,6 +364,7 @@ impl Collector for Exposition {
             .chain(self.ports())
             .chain(self.tables())
             .chain(self.policy())
+            .chain(self.events())
             .chain(self.programs())
             .chain(self.service());
         for family in families {
