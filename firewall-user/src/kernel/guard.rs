@@ -59,6 +59,7 @@ use super::state::Sizes;
 use clear::{clear, wait_until_gone};
 pub use clear::{remove_stale, stale_bans};
 pub(super) use growth::run_in;
+pub use returned::Returned;
 pub(super) use switch::since_lapsed;
 pub use switch::{Next, Trial};
 

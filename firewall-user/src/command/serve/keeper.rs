@@ -17,7 +17,7 @@ use super::watcher::{Files, Wake};
 use crate::command::apply::Order;
 use crate::command::bans;
 use crate::kernel::attach::ModeChoice;
-use crate::kernel::guard::{Found, Guard, Trial};
+use crate::kernel::guard::{Found, Guard, Returned, Trial};
 use crate::kernel::held::{Held, Links, Look};
 use crate::kernel::interface::{self, Interface, Mode};
 use crate::kernel::pins::Hook;
@@ -74,6 +74,8 @@ pub(super) struct Keeper {
 #[derive(Debug)]
 struct Kept {
     held: Held,
+    /// What guards it while its pins are those from before it went.
+    returned: Option<Returned>,
     /// In which mode the program ran, and for which hardware address, when it was seen last.
     mode: Option<Mode>,
     hardware_address: Option<[u8; 6]>,
@@ -200,7 +202,8 @@ impl Keeper {
         let mut within = self.look_at_files()?;
         let all = interface::all()?;
         for name in self.names()? {
-            self.tally.of(&name, |_| {});
+            let has_file = self.policies.names().any(|file| *file == name);
+            self.tally.of(&name, |one| one.has_file |= has_file);
             match self.look_after(&name, &all) {
                 Ok(State::Well) => {}
                 Ok(State::Waits) => {
@@ -270,6 +273,13 @@ impl Keeper {
             }
             bail!("there is no such interface now");
         };
+        match &kept.returned {
+            Some(returned) if returned.index() == interface.index => {
+                return self.settle_in(interface);
+            }
+            // It went again before it was our turn.
+            _ => kept.returned = None,
+        }
         if kept.is_on(interface)? {
             return self.apply_if_due(name, interface, true);
         }
@@ -293,6 +303,7 @@ impl Kept {
     fn new(name: &str) -> Self {
         Self {
             held: Held::of(name),
+            returned: None,
             mode: None,
             hardware_address: None,
             released: false,
@@ -325,6 +336,7 @@ impl Kept {
         if lock::is_being_detached(name)? {
             info!("{name}: the firewall is taken off");
             self.held.let_go();
+            self.returned = None;
             self.released = true;
             return Ok(State::Waits);
         }
@@ -365,13 +377,10 @@ impl Keeper {
         self.apply_if_due(name, interface, true)
     }
 
-    /// The interface was gone, and is back.
+    /// The interface was gone, and is back. It is guarded at once; its pins are set right when it is our turn.
     fn attach_again(&mut self, interface: &Interface) -> Result<State> {
         let name = &interface.name;
         let began = Instant::now();
-        let Some(_turn) = lock::exclusive_within(TURN)? else {
-            return Ok(State::Waits);
-        };
         let kept = self
             .kept
             .entry(name.clone())
@@ -380,20 +389,31 @@ impl Keeper {
             Some(Mode::Generic) => ModeChoice::Generic,
             _ => ModeChoice::Auto,
         };
-        let mut guard = Guard::attach_again(interface, mode)?;
-        let before = kept.hardware_address;
-        kept.held.look()?;
-        kept.mode = Some(guard.mode);
-        kept.hardware_address = guard.hardware_address();
+        kept.returned = Some(Returned::attach(interface, mode)?);
         self.tally.of(name, |one| one.reattachments += 1);
         warn!(
-            "{name}: it was gone and is back; guarded again in {} mode, generation {}, after {} ms",
-            guard.mode.as_str(),
-            guard.description.generation,
+            "{name}: it was gone and is back; guarded again, in {} ms",
             began.elapsed().as_millis(),
         );
-        guard.settle_in(interface, before)?;
-        if let Some(kept) = self.kept.get_mut(name) {
+        self.settle_in(interface)
+    }
+
+    /// Pins what guards an interface that is back.
+    fn settle_in(&mut self, interface: &Interface) -> Result<State> {
+        let name = &interface.name;
+        let Some(_turn) = lock::exclusive_within(TURN)? else {
+            return Ok(State::Waits);
+        };
+        let Some(kept) = self.kept.get_mut(name) else {
+            return Ok(State::Well);
+        };
+        let before = kept.hardware_address;
+        if let Some(returned) = kept.returned.take() {
+            let mut guard = returned.pin(interface)?;
+            kept.held.look()?;
+            kept.mode = Some(guard.mode);
+            kept.hardware_address = guard.hardware_address();
+            guard.settle_in(interface, before)?;
             kept.held.look()?;
         }
         Ok(State::Well)

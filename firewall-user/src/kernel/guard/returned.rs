@@ -4,6 +4,7 @@
 //! counted goes on where it was when the interface went.
 
 use anyhow::{Context as _, Result, bail};
+use aya::programs::links::FdLink;
 use aya::programs::{SchedClassifier, Xdp};
 use aya_obj::programs::XdpAttachType;
 
@@ -13,13 +14,23 @@ use crate::kernel::flows::FlowTable;
 use crate::kernel::interface::{self, Interface};
 use crate::kernel::pins::{self, Hook, Pins};
 
-impl Guard {
-    /// Guards `interface` again, on which [`Guard::find`] has found stale pins.
+/// The links of an interface that is back. While they are not pinned, the process that has them guards it.
+#[derive(Debug)]
+pub struct Returned {
+    ingress: FdLink,
+    /// `None`: its link is there, and pinned.
+    egress: Option<FdLink>,
+    index: u32,
+}
+
+impl Returned {
+    /// Guards `interface` again, on which [`Guard::find`] has found stale pins. That changes no pin, and so is nothing for which it has to
+    /// be one's turn.
     ///
     /// # Errors
     ///
-    /// What the kernel says; the pins are still there.
-    pub fn attach_again(interface: &Interface, mode: ModeChoice) -> Result<Box<Self>> {
+    /// What the kernel says.
+    pub fn attach(interface: &Interface, mode: ModeChoice) -> Result<Self> {
         attach::check(interface)?;
         let pins = Pins::of(&interface.name);
         let egress = match egress_at_work(&pins, interface)? {
@@ -35,21 +46,42 @@ impl Guard {
         let mut program = Xdp::from_pin(&path, XdpAttachType::Interface)
             .with_context(|| format!("opening {}", path.display()))?;
         let ingress = attach::ingress(&mut program, interface, mode)?;
-        // As when it was attached first: the program for what leaves is there before the other, and its pin.
-        if let Some(egress) = egress {
+        Ok(Self {
+            ingress,
+            egress,
+            index: interface.index,
+        })
+    }
+
+    /// Index of the interface.
+    pub const fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Pins the links in the place of those that were. It has to be the caller's turn.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; the interface is then not guarded any more.
+    pub fn pin(self, interface: &Interface) -> Result<Box<Guard>> {
+        let pins = Pins::of(&interface.name);
+        // As when it was attached first: the pin of what leaves before the other.
+        if let Some(egress) = self.egress {
             pins::replace(&pins.link(Hook::Egress), |next| egress.pin(next).map(drop))?;
         }
         pins::replace(&pins.link(Hook::Ingress), |next| {
-            ingress.pin(next).map(drop)
+            self.ingress.pin(next).map(drop)
         })?;
-        let found = interface::find(&interface.name)?.map(|interface| Self::find(&interface));
+        let found = interface::find(&interface.name)?.map(|interface| Guard::find(&interface));
         match found {
             Some(Ok(Found::Guard(guard))) => Ok(guard),
             Some(Err(error)) => Err(error),
             _ => bail!("{} went again", interface.name),
         }
     }
+}
 
+impl Guard {
     /// Has the programs of an interface that is back know what is not as it was: its hardware address, for SYN cookies, if it is not the
     /// one `before`, and the flow table, if other interfaces have made another meanwhile. That takes the verifier's seconds, in which
     /// the programs are at work that were.
