@@ -132,12 +132,13 @@ fn what_leaves_is_told_of_as_well() -> Result<()> {
     let mut kernel = Kernel::load(MIN_SLOTS)?;
     let mut ring = kernel.instance().tell(u64::MAX)?;
     kernel.policy(&policy.compiled.image)?;
-    let mut count = Count::default();
+    let mut count = [0; 3];
     for frame in corpus::ALL.iter().map(|case| &case.frame[..]) {
-        if frame.len() < SHORTEST {
+        // The kernel runs no such program over frames that are cut short in their first headers.
+        let Ok(leaves) = kernel.lets_out(frame) else {
+            count[2] += 1;
             continue;
-        }
-        let leaves = kernel.lets_out(frame)?;
+        };
         let told = ring.next();
         ensure!(ring.next().is_none(), "told of twice: {frame:x?}");
         if !leaves {
@@ -152,8 +153,11 @@ fn what_leaves_is_told_of_as_well() -> Result<()> {
         }
         count[usize::from(told.is_none())] += 1;
     }
-    println!("told of, and not: {count:?}");
-    ensure!(count.iter().all(|&count| count > 10), "{count:?}");
+    println!("told of, not, and not run: {count:?}");
+    ensure!(
+        count[0] > 100 && count[1] > 10 && count[2] < 30,
+        "{count:?}"
+    );
     for frame in [v4, v6].map(|ip| move |port| ip(6, &tcp(port, tcp_flag::SYN))) {
         ensure!(kernel.lets_out(&frame(80))? && kernel.lets_out(&frame(81))?);
         let told = ring.next().context("a rule with `log`")?;

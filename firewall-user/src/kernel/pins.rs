@@ -1,13 +1,14 @@
 //! Where the state of a guarded interface is pinned, so that it outlives every process.
 //!
 //! ```text
-//! /sys/fs/bpf/firewall/IFACE/v4/     v4: ABI version
+//! /sys/fs/bpf/firewall/IFACE/v5/     v5: ABI version
 //!     link  link-egress              hold the programs on the interface: XDP and tcx; `link` is pinned last, removed first
 //!     program  program-egress
 //!     clock                          the program that tells the flow table's time
 //!     CONTROL IMAGE_0 ..             the maps
 //!     BANS BAN_REASONS LIMITS ..     bans and why, token buckets
 //!     FLOWS FLOW_SETTINGS            the flow table: one, with a pin in the folder of each guarded interface of a namespace
+//!     EVENTS EVENT_SETTINGS ..       who is told of packets, and of how many
 //!     COUNTERS_0 ..                  counters: another map each time that there had to be room for more
 //!     policy-CLASS-SLOT              what the image in that place is
 //!     source-N text-N list-HASH      the rule files and lists that generations came from
