@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 use firewall_common::abi::control::{Control, Place};
+use firewall_common::abi::image::Line;
 use firewall_common::abi::shadow::Shadow;
 use firewall_common::parse::transport::tcp_flag;
 use firewall_user::counters::Slots;
@@ -27,7 +28,8 @@ pub(crate) const PACKETS: Section = Section {
     id: "control-packets",
     title: "A packet while rules are being changed",
     unit: "ns/packet",
-    note: "Above an empty XDP program, 65,536 different packets, ten rules without addresses. The candidate has the same rules.",
+    note: "Above an empty XDP program, 65,536 different packets, ten rules without addresses. The candidate has the same rules, the \
+           one that differs none and another default.",
     better: Better::Lower,
 };
 
@@ -60,34 +62,42 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
 }
 
 fn packets(bench: &mut Bench) -> Result<()> {
-    let file = bench.file("served.toml", served::OPEN)?;
-    let loaded = rules::load(&file).map_err(|report| anyhow!(report.render(false, 100)))?;
-    let image = compile(&loaded.rule_set, &Slots::default())?.image;
-    let [place, other] = [0, 1].map(|slot| Place::new(image::class_of(&image), slot));
-    let shadow = Shadow {
-        place: Control::new(other, Place::NONE).word,
-        ingress_rules: loaded.rule_set.rules.len() as u32 + 1,
-        egress_rules: 1,
-    };
+    let rules = Compiled::of(bench, "served", served::OPEN)?;
+    let opposite = |accepts: bool| if accepts { "drop" } else { "accept" };
     let open = some(Family::V4, 443).map(|mut frames| {
         for frame in frames.iter_mut() {
             frame[TCP_FLAGS] = tcp_flag::ACK;
         }
         frames
     });
-    for (name, frames) in [
-        ("SYN over IPv4, accepted", some(Family::V4, 443)),
-        ("SYN over IPv6, accepted", some(Family::V6, 443)),
-        ("of an open TCP connection", open),
-        ("SYN, dropped by default", some(Family::V4, 3389)),
+    for (name, frames, accepts) in [
+        ("SYN over IPv4, accepted", some(Family::V4, 443), true),
+        ("SYN over IPv6, accepted", some(Family::V6, 443), true),
+        ("of an open TCP connection", open, true),
+        ("SYN, dropped by default", some(Family::V4, 3389), false),
     ] {
         let frames = frames?;
-        let mut measure = |subject: &str, mut instance: Instance, on_trial: bool| -> Result<()> {
-            for place in [place, other] {
-                instance.install(place, image.clone())?;
-            }
+        let text = format!(
+            "version = 1\n\n[defaults]\ningress = \"{}\"\n",
+            opposite(accepts)
+        );
+        let other = Compiled::of(bench, opposite(accepts), &text)?;
+        for (subject, candidate, on_trial) in [
+            (FIREWALL, None, false),
+            ("on trial", None, true),
+            ("with a candidate", Some(&rules), false),
+            ("with one that differs", Some(&other), false),
+        ] {
+            let [place, beside] =
+                [0, 1].map(|slot| Place::new(image::class_of(&rules.image), slot));
+            let mut instance = match candidate {
+                Some(candidate) => Instance::load_with_shadow(0, &candidate.shadow(beside))?,
+                None => Instance::load(0)?,
+            };
+            instance.install(place, rules.image.clone())?;
+            instance.install(beside, candidate.unwrap_or(&rules).image.clone())?;
             if on_trial {
-                instance.try_out(place, other, DEADLINE)?;
+                instance.try_out(place, beside, DEADLINE)?;
             } else {
                 instance.activate(place)?;
             }
@@ -96,17 +106,35 @@ fn packets(bench: &mut Bench) -> Result<()> {
             bench.harness.measure(&program)?;
             let spread = bench.harness.nanoseconds()?;
             bench.report.add(&PACKETS, name, subject, spread);
-            Ok(())
-        };
-        measure(FIREWALL, Instance::load(0)?, false)?;
-        measure("on trial", Instance::load(0)?, true)?;
-        measure(
-            "with a candidate",
-            Instance::load_with_shadow(0, &shadow)?,
-            false,
-        )?;
+        }
     }
     Ok(())
+}
+
+/// A rule file's tables, and how many rules there are.
+struct Compiled {
+    image: Vec<Line>,
+    rules: u32,
+}
+
+impl Compiled {
+    fn of(bench: &Bench, name: &str, text: &str) -> Result<Self> {
+        let file = bench.file(&format!("{name}.toml"), text)?;
+        let loaded = rules::load(&file).map_err(|report| anyhow!(report.render(false, 100)))?;
+        Ok(Self {
+            image: compile(&loaded.rule_set, &Slots::default())?.image,
+            rules: loaded.rule_set.rules.len() as u32,
+        })
+    }
+
+    /// What programs have to know to ask it in this place.
+    fn shadow(&self, place: Place) -> Shadow {
+        Shadow {
+            place: Control::new(place, Place::NONE).word,
+            ingress_rules: self.rules + 1,
+            egress_rules: 1,
+        }
+    }
 }
 
 /// SYNs to this port.
