@@ -113,7 +113,7 @@ impl Guard {
         pins::remove_file(&self.pins.shadow())?;
         self.remove_shadow_maps()?;
         self.archive().forget_candidate()?;
-        self.free()?;
+        self.free(false)?;
         Ok(true)
     }
 

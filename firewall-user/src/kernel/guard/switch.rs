@@ -26,8 +26,9 @@ use crate::kernel::image;
 use crate::kernel::kept::{Archive, Source};
 use crate::kernel::pins::{self, Pins};
 
-/// How many images of a size class are not freed when nobody needs them any more, but give way to the next in their place: freeing one
-/// takes the kernel some ten milliseconds, in which it waits for all programs that are running.
+/// How many images of a size class are not freed when nobody needs them any more after a switch, but give way to the next in their place:
+/// freeing one takes the kernel some ten milliseconds, in which it waits for all programs that are running. When its place is taken no
+/// program has it in hand: since one did, the kernel has waited for an image that was installed.
 const fn spared(class: u32) -> u32 {
     match SIZE_CLASSES[class as usize] >> 20 {
         0..=2 => SLOTS,
@@ -153,7 +154,7 @@ impl Guard {
         };
         self.replace(control)?;
         let before = std::mem::replace(&mut self.description, description);
-        self.tidy(before.generation);
+        self.tidy(before.generation, true);
         Ok(())
     }
 
@@ -202,7 +203,7 @@ impl Guard {
         self.mark_lapsed_if_waiting()?;
         self.replace(Control::new(before, self.control.active()))?;
         let before = std::mem::replace(&mut self.description, description);
-        self.tidy(before.generation);
+        self.tidy(before.generation, true);
         Ok(true)
     }
 
@@ -278,7 +279,8 @@ impl Guard {
         self.description.newest = self.description.newest.max(lapsed.generation);
         self.description.pin(&self.pins.policy(self.place()))?;
         self.replace(Control::new(self.control.before(), Place::NONE))?;
-        self.tidy(lapsed.generation);
+        // What has just been decided by is another matter: its place may be taken at once.
+        self.tidy(lapsed.generation, false);
         Ok(())
     }
 
@@ -334,21 +336,21 @@ impl Guard {
         Ok(in_force.into_iter().chain(shadow).collect())
     }
 
-    /// Gives up what is not needed any more. Where that fails it costs memory, and no packet sees it.
-    /// Beside the generation in force, the one `before` is.
-    fn tidy(&self, before: u64) {
+    /// Gives up what is not needed any more, but for small images if it `spares` them. Where that fails it costs memory, and no packet sees it.
+    /// Beside the generation in force, the one `before` is needed.
+    fn tidy(&self, before: u64, spares: bool) {
         let newest = self.description.newest;
         let archived = (self.archive()).tidy(newest, &[self.description.generation, before]);
-        if let Err(error) = self.free().and(archived) {
+        if let Err(error) = self.free(spares).and(archived) {
             eprintln!("note: what was in force before is still in memory: {error:#}");
         }
     }
 
-    /// Frees the memory of large images that nobody needs.
-    pub(super) fn free(&self) -> Result<()> {
+    /// Frees the memory of images that nobody needs and are not spared.
+    pub(super) fn free(&self, spares: bool) -> Result<()> {
         let needed = self.needed()?;
         for class in 0..SIZE_CLASSES.len() as u32 {
-            let mut spared = spared(class);
+            let mut spared = if spares { spared(class) } else { 0 };
             for slot in 0..SLOTS {
                 let place = Place::new(class, slot);
                 let description = self.pins.policy(place);
