@@ -263,7 +263,8 @@ mod tests {
         };
         for (now, until, most) in [(5, 30, 5), (10, 30, 3), (25, 30, 1), (30, 0, 0)] {
             settings.sum_up(now);
-            assert_eq!((settings.until.load(), settings.most.load()), (until, most));
+            let seen = (Word::load(&settings.until), Word::load(&settings.most));
+            assert_eq!(seen, (until, most));
             assert_eq!(settings.is_read(now), until != 0);
         }
         settings.sum_up(5);
