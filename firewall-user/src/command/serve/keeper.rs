@@ -33,7 +33,7 @@ const SOON: Duration = Duration::from_millis(10);
 /// How often it is tried to guard an interface whose rule file could not be applied.
 const RETRY: Duration = Duration::from_secs(60);
 /// How long to wait for a turn when the service is told to end.
-const ENDING: Duration = Duration::from_secs(5);
+const ENDING: Duration = Duration::from_secs(60);
 /// How often bans are saved.
 const SAVING: Duration = Duration::from_secs(60);
 
