@@ -143,6 +143,8 @@ impl Machine {
             }
             thread::sleep(Duration::from_millis(50));
         }
+        // What a service that ran on the machine below has left is not this one's.
+        machine.run("rm -rf /var/lib/firewall /etc/firewall")?;
         machine.at_first = machine.written()?;
         Ok(Ok(machine))
     }

@@ -185,7 +185,8 @@ impl Keeper {
     fn save_bans(&mut self) -> Result<()> {
         self.saved_at = Instant::now();
         let mut all = BTreeMap::new();
-        for (name, _) in self.kept.iter().filter(|(_, kept)| kept.was_guarded) {
+        // Also of what has come to be guarded since it was looked at last.
+        for name in self.kept.keys() {
             // Of one whose pins are gone, what is saved stays.
             if let Ok(bans) = reading::bans(name) {
                 all.insert(name.clone(), bans);
