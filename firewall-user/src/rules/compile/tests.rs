@@ -445,10 +445,11 @@ fn counters_keep_their_slots_and_free_ones_are_filled() {
                 .get(&Subject::RuleAtPort("c".to_owned(), 6, 80))),
         "another rule's counter is not taken over"
     );
-    let kept = Subject::RuleAtPort("a".to_owned(), 6, 80);
+    let counted = Subject::RuleAtPort("a".to_owned(), 6, 80);
+    let slot = first.slots.get(&counted).expect("it was counted");
     assert_eq!(
-        second.slots.get(&kept),
-        first.slots.get(&kept),
+        second.slots.get(&Subject::GoneAtPort(6, 80, slot)),
+        Some(slot),
         "what the rule before counted at port 80 still counts for port 80"
     );
 }
