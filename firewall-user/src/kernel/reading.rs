@@ -2,7 +2,6 @@
 //! whoever reads waits for nobody.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -221,12 +220,9 @@ fn of_version(
     })
 }
 
-/// What the kernel knows of the programs' runs, if `kernel.bpf_stats_enabled` has it do so.
+/// What the kernel knows of the programs' runs: nothing unless somebody has had it keep that, by `kernel.bpf_stats_enabled` or as
+/// bpftool does while it measures.
 fn runs(pins: &Pins) -> Result<Vec<Runs>> {
-    const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
-    if !fs::read_to_string(SWITCH).is_ok_and(|value| value.trim() == "1") {
-        return Ok(Vec::new());
-    }
     let runs = Hook::ALL.map(|hook| {
         let program = program_at(&pins.program(hook))?;
         Ok(Runs {
@@ -236,5 +232,6 @@ fn runs(pins: &Pins) -> Result<Vec<Runs>> {
             time: program.run_time(),
         })
     });
-    runs.into_iter().collect()
+    let runs = runs.into_iter().collect::<Result<Vec<_>>>()?;
+    Ok(runs.into_iter().filter(|run| run.count > 0).collect())
 }

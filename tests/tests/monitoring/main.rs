@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use firewall_tests::net::workspace;
 
-/// The metrics as `/metrics` shows them, one host with one interface, everything there.
+/// What `/metrics` has where there is everything to tell: each metric, and its samples with the names of their labels.
 const METRICS: &str = include_str!("../../fixtures/metrics.txt");
 
 /// A file of `firewall-user/dist`.

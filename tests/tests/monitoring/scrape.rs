@@ -1,22 +1,25 @@
 //! A real Prometheus scrapes a guarded host, finds data for every panel, and alarms when the host falls silent.
 
-use std::net::SocketAddr;
-
 use anyhow::{Result, ensure};
-use firewall_tests::net::{Lab, rules};
+use firewall_tests::net::Lab;
 
-use crate::dashboard;
 use crate::prometheus::Prometheus;
-use crate::service::Service;
+use crate::service::{Service, address, shape};
+use crate::{METRICS, dashboard};
 
-/// The service's port.
-const PORT: u16 = 9590;
-
-/// What lets the monitoring host in, as the comment in `scrape.yml` has it.
-const METRICS_RULE: &str = r#"name = "firewall metrics"; action = "accept"; protocol = "tcp"; ports = [9590]; from = ["192.0.2.1"]"#;
-
-fn address(lab: &Lab) -> SocketAddr {
-    SocketAddr::new(lab.inside.v4.into(), PORT)
+/// What the dashboard is tested against, and whoever writes queries can look up.
+#[test]
+fn metrics_are_those_of_the_list() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let _service = Service::start(&lab)?;
+    let shape = shape(&lab)?;
+    ensure!(
+        shape == METRICS,
+        "tests/fixtures/metrics.txt is another than:\n{shape}"
+    );
+    Ok(())
 }
 
 #[test]
@@ -24,7 +27,7 @@ fn every_panel_and_recording_rule_finds_data() -> Result<()> {
     let Some(lab) = Lab::new()? else {
         return Ok(());
     };
-    let _service = Service::start(&lab.inside, address(&lab))?;
+    let _service = Service::start(&lab)?;
     let prometheus = Prometheus::start(&lab, address(&lab))?;
     // The last one there is: it takes two scrapes, and a recording rule.
     prometheus.wait_for("instance_interface:firewall_drops:rate5m_p95_1d")?;
@@ -56,8 +59,7 @@ fn an_alert_fires_when_a_guarded_host_tells_nothing_any_more() -> Result<()> {
     let Some(lab) = Lab::new()? else {
         return Ok(());
     };
-    lab.apply(&rules(&[METRICS_RULE]), "native")?;
-    let service = Service::start(&lab.inside, address(&lab))?;
+    let service = Service::start(&lab)?;
     let prometheus = Prometheus::start(&lab, address(&lab))?;
     prometheus.wait_for(r#"up{job="firewall", role="web"} == 1"#)?;
     let attached = prometheus.wait_for("firewall_attached")?;

@@ -98,36 +98,56 @@ fn it_installs_upgrades_and_goes_without_a_trace() -> Result<()> {
     install(&machine)?;
     let guarded = guard(&machine)?;
     upgrade(&machine, &guarded)?;
+    // As a power cut may leave it.
+    machine.run("mkdir /var/lib/firewall && echo '{' > /var/lib/firewall/bans.json")?;
     remove(&machine)?;
+    machine.run("test -e /var/lib/firewall/bans.json.unreadable")?;
     purge(&machine)
 }
 
-/// Under the restrictions of the unit everything works that takes root and the kernel, and nothing that happens to the
-/// service takes the firewall off.
+/// Under the restrictions of the unit the service does all that it has to, from before there is an interface on, and nothing that
+/// happens to it takes the firewall off.
 #[test]
 fn systemd_starts_and_stops_the_service_and_the_kernel_guards_on() -> Result<()> {
     let machine = match machine(Init::Systemd)? {
         Ok(machine) => machine,
         Err(why) => return skip(&why),
     };
-    service::stand_in(&machine)?;
-    links(&machine)?;
     machine.bring(&workspace().join("rules/web.toml"))?;
     machine.run(&format!(
-        "mkdir /etc/firewall && cp /run/packages/web.toml /etc/firewall/{GUARDED}.toml"
+        "mkdir /etc/firewall && cp /run/packages/web.toml /etc/firewall/{GUARDED}.toml && ip link set lo up"
     ))?;
     machine.run("dpkg --install /run/packages/firewall_0.1.0-1.deb")?;
+    // As at the start of the machine, before there is any interface but lo.
     ensure!(
         service::is_active(&machine)?,
         "{}",
         service::said(&machine)?
     );
-    let guarded = status(&machine)?;
-    ensure!(guarded["state"] == "guarded", "{guarded}");
+    links(&machine)?;
+    service::wait_until(&machine, || Ok(status(&machine)?["state"] == "guarded"))?;
     let first = service::process(&machine)?;
+    ensure!(service::is_confined(&machine)?, "it may do more");
+    let metrics = service::metrics(&machine)?;
+    let attached =
+        format!(r#"firewall_attached{{interface="{GUARDED}",hook="xdp",mode="native"}} 1"#);
+    ensure!(metrics.contains(&attached), "{metrics}");
 
+    // From a reload on what the rule file says is in force.
+    machine.run(&format!(
+        "firewall rule add 'accept tcp 8443' -i {GUARDED} && systemctl reload firewall"
+    ))?;
+    service::wait_until(&machine, || {
+        Ok(!machine
+            .run(&format!("firewall rule list -i {GUARDED}"))?
+            .contains("8443"))
+    })?;
+
+    machine.run(&format!("firewall ban 198.51.100.7 -i {GUARDED} --for 1h"))?;
+    let guarded = status(&machine)?;
     machine.run("systemctl stop firewall")?;
     ensure!(status(&machine)? == guarded, "stopped");
+    machine.run("grep -q 198.51.100.7 /var/lib/firewall/bans.json")?;
     machine.run("systemctl start firewall && systemctl kill --signal KILL firewall")?;
     ensure!(status(&machine)? == guarded, "killed");
     service::wait_until_active(&machine)?;
@@ -255,7 +275,6 @@ fn remove(machine: &Machine) -> Result<()> {
 
 /// The administrator's rule file stays, and nothing else.
 fn purge(machine: &Machine) -> Result<()> {
-    machine.run("mkdir -p /var/lib/firewall && touch /var/lib/firewall/bans.json")?;
     machine.run("dpkg --purge firewall")?;
     let left = machine.left()?;
     let rules = format!("etc/firewall/{GUARDED}.toml");

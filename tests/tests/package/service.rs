@@ -1,40 +1,17 @@
-//! The service, as systemd runs it: a stand-in that does what takes all of its rights.
+//! The service, as systemd runs it.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::GUARDED;
 use crate::machine::Machine;
 
-/// How long systemd may take to start it again.
+/// How long systemd may take to start it again, and the service to see to something.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Guards the interface by its rule file, tries what else asks the kernel, and says that it is there.
-const STAND_IN: &str = r#"#!/bin/bash
-set -e
-firewall apply /etc/firewall/GUARDED.toml -i GUARDED
-firewall doctor -i GUARDED
-firewall stats -i GUARDED
-firewall ban 198.51.100.7 -i GUARDED --for 1h
-firewall explain tcp from 203.0.113.9 to :22 -i GUARDED
-touch /var/lib/firewall/bans.json
-if touch /etc/firewall/GUARDED.toml || touch /usr/sbin/firewall; then exit 1; fi
-systemd-notify --ready
-while systemd-notify WATCHDOG=1; do sleep 1; done
-"#;
-
-/// Has the unit run the stand-in.
-pub(crate) fn stand_in(machine: &Machine) -> Result<()> {
-    let script = STAND_IN.replace("GUARDED", GUARDED);
-    machine.run(&format!(
-        "cat > /usr/local/sbin/stand-in <<'END'\n{script}END\nchmod +x /usr/local/sbin/stand-in\n\
-         mkdir -p /etc/systemd/system/firewall.service.d\n\
-         cat > /etc/systemd/system/firewall.service.d/stand-in.conf <<'END'\n\
-         [Service]\nExecStart=\nExecStart=/usr/local/sbin/stand-in\nNotifyAccess=all\nEND"
-    ))?;
-    Ok(())
-}
+/// What it keeps of root's privileges: CAP_NET_ADMIN, CAP_PERFMON and CAP_BPF, as `/proc/PID/status` shows them;
+/// `include/uapi/linux/capability.h`
+const CAPABILITIES: u64 = 1 << 12 | 1 << 38 | 1 << 39;
 
 /// Whether it runs and has said that it is ready.
 pub(crate) fn is_active(machine: &Machine) -> Result<bool> {
@@ -43,8 +20,13 @@ pub(crate) fn is_active(machine: &Machine) -> Result<bool> {
 
 /// Waits until it runs and has said that it is ready.
 pub(crate) fn wait_until_active(machine: &Machine) -> Result<()> {
+    wait_until(machine, || is_active(machine))
+}
+
+/// Waits until `done` says so.
+pub(crate) fn wait_until(machine: &Machine, done: impl Fn() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    while !is_active(machine)? {
+    while !done()? {
         ensure!(Instant::now() < deadline, "{}", said(machine)?);
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -53,7 +35,28 @@ pub(crate) fn wait_until_active(machine: &Machine) -> Result<()> {
 
 /// The process that systemd has started last.
 pub(crate) fn process(machine: &Machine) -> Result<String> {
-    machine.run("systemctl show --property ExecMainPID firewall")
+    let shown = machine.run("systemctl show --property ExecMainPID --value firewall")?;
+    Ok(shown.trim().to_owned())
+}
+
+/// Whether its process may do what it needs, and no more.
+pub(crate) fn is_confined(machine: &Machine) -> Result<bool> {
+    let status = machine.run(&format!("cat /proc/{}/status", process(machine)?))?;
+    let value = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| line.split_whitespace().last())
+    };
+    let capabilities = format!("{CAPABILITIES:016x}");
+    let are_so = ["CapPrm:", "CapEff:", "CapBnd:"].map(value) == [Some(capabilities.as_str()); 3];
+    // 2: a filter of system calls; Documentation/userspace-api/seccomp_filter.rst
+    Ok(are_so && value("NoNewPrivs:") == Some("1") && value("Seccomp:") == Some("2"))
+}
+
+/// What it tells monitoring at its usual address.
+pub(crate) fn metrics(machine: &Machine) -> Result<String> {
+    machine.run(
+        "curl --disable --noproxy '*' --silent --show-error --fail http://127.0.0.1:9590/metrics",
+    )
 }
 
 /// What it and systemd have said.

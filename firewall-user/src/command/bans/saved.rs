@@ -21,6 +21,8 @@ use crate::save::{self, RealDisk};
 
 const FOLDER: &str = "/var/lib/firewall";
 const FILE: &str = "/var/lib/firewall/bans.json";
+/// Where a file is put that cannot be read, for whoever wants to know what was in it.
+const UNREADABLE: &str = "/var/lib/firewall/bans.json.unreadable";
 /// What ends sooner is not worth keeping.
 const LEAST_LEFT_S: u64 = 60;
 const NS: u64 = 1_000_000_000;
@@ -59,7 +61,7 @@ type All = BTreeMap<String, Saved>;
 ///
 /// # Errors
 ///
-/// The file cannot be read or written; it is then as it was.
+/// The file cannot be opened or written; it is then as it was.
 pub(crate) fn save(interfaces: BTreeMap<String, Vec<LiveBan>>) -> Result<()> {
     let at = Moment::now()?;
     let before = read()?;
@@ -171,12 +173,22 @@ impl Saved {
     }
 }
 
+/// What is saved of all interfaces. What is no such file is put aside, with a warning: it must keep nobody from guarding an interface at
+/// the start of the machine, nor from taking the firewall off.
 fn read() -> Result<All> {
-    match fs::read(FILE) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(All::new()),
-        bytes => {
-            let bytes = bytes.with_context(|| format!("reading {FILE}"))?;
-            serde_json::from_slice(&bytes).with_context(|| format!("reading {FILE}"))
+    let bytes = match fs::read(FILE) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(All::new()),
+        bytes => bytes.with_context(|| format!("reading {FILE}"))?,
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(all) => Ok(all),
+        Err(error) => {
+            let aside = match fs::rename(FILE, UNREADABLE) {
+                Ok(()) => format!("it is {UNREADABLE} now"),
+                Err(error) => format!("it stays there: {error}"),
+            };
+            eprintln!("warning: no saved bans are taken from {FILE}: {error}; {aside}");
+            Ok(All::new())
         }
     }
 }
@@ -184,6 +196,9 @@ fn read() -> Result<All> {
 fn write(all: &All, before: &All) -> Result<()> {
     if all == before {
         return Ok(());
+    }
+    if all.is_empty() {
+        return fs::remove_file(FILE).with_context(|| format!("removing {FILE}"));
     }
     let made = DirBuilder::new().recursive(true).mode(0o700).create(FOLDER);
     made.with_context(|| format!("making {FOLDER}"))?;

@@ -285,7 +285,10 @@ impl Exposition {
                 attached.gauge_of(labels, f64::from(u8::from(mode != NOT_ATTACHED)));
             }
             for run in &reading.runs {
-                let labels = of(reading).with("program", run.hook.program());
+                // Another program begins to count anew: it is another series, so that none falls.
+                let labels = of(reading)
+                    .with("program", run.hook.program())
+                    .with("id", run.program.to_string());
                 runs.count(labels.clone(), run.count);
                 time.seconds(labels, run.time);
             }
