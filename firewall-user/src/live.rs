@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use firewall_common::abi::image::Line;
 
 use crate::kernel::description::Description;
 use crate::kernel::guard::{Guard, Next};
+use crate::kernel::image::Image;
 use crate::kernel::kept::{self, Archive, Kept, KeptList};
 use crate::policy::sha256;
 use crate::rules::edit::RuleAt;
@@ -246,7 +246,7 @@ const OPEN: &str = "version = 1\n[defaults]\ningress = \"accept\"\negress = \"ac
 /// The generation that `image` becomes, `change` being the command that makes it, from the file that was `loaded`.
 pub(crate) fn next<'a>(
     loaded: &'a Loaded,
-    image: Vec<Line>,
+    image: Image,
     description: Description,
     change: String,
 ) -> Next<'a> {
@@ -312,7 +312,7 @@ fn kept_lists<'a>(loaded: &'a Loaded, mut text: impl FnMut(String, &'a [u8])) ->
 }
 
 /// The same, of a rule file that is kept, perhaps edited.
-pub(crate) fn next_kept<'a>(live: Live, image: Vec<Line>, description: Description) -> Next<'a> {
+pub(crate) fn next_kept<'a>(live: Live, image: Image, description: Description) -> Next<'a> {
     let kept = Kept {
         generation: description.generation,
         applied_at_s: description.applied_at_s,

@@ -8,7 +8,6 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use firewall_common::abi::image::Line;
 use firewall_common::parse::protocol;
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
@@ -16,6 +15,7 @@ use zerocopy::IntoBytes as _;
 
 use crate::counters::{Decides, Gone, Slots};
 use crate::kernel::description::{DescribedRule, Description, Policy};
+use crate::kernel::image::Image;
 use crate::kernel::interface;
 use crate::list_rows::{KnownList, ListRows};
 use crate::rules::compile::{Compiled, compile};
@@ -28,7 +28,7 @@ use crate::rules::{Diagnostic, Loaded};
 /// A policy ready to be loaded.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    pub(crate) image: Vec<Line>,
+    pub(crate) image: Image,
     pub(crate) policy: Policy,
     /// What the compiler noticed.
     pub(crate) warnings: Vec<Diagnostic>,
@@ -77,7 +77,7 @@ pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>, most: usize) -> 
         gone: Gone::default(),
     };
     Ok(Prepared {
-        image: compiled.image,
+        image: compiled.image.into(),
         policy,
         warnings,
     })
@@ -109,7 +109,7 @@ impl Prepared {
     /// # Errors
     ///
     /// `file` cannot be made absolute, or procfs is out of reach.
-    pub(crate) fn describe(self, file: &Path, generation: u64) -> Result<(Vec<Line>, Description)> {
+    pub(crate) fn describe(self, file: &Path, generation: u64) -> Result<(Image, Description)> {
         let file =
             std::path::absolute(file).with_context(|| format!("the path of {}", file.display()))?;
         let since_epoch = SystemTime::now()

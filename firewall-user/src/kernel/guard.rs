@@ -244,7 +244,7 @@ impl Guard {
             description,
             source,
         } = next;
-        let place = Place::new(image::class_of(&image), 0);
+        let place = Place::new(image.class(), 0);
         let table = match FlowTable::of_namespace(interface)? {
             Some(table) => table,
             None => FlowTable::create(wanted)?,

@@ -1,11 +1,14 @@
 //! A policy image on its way into the map of its size class.
 
-use std::ops::Deref;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::AsFd as _;
+use std::thread::{self, JoinHandle};
 
 use super::mapped::{Access, Mapped};
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::Pod;
-use aya::maps::{Array, ArrayOfMaps, IterableMap as _, Map, MapData, MapError};
+use aya::maps::{Array, ArrayOfMaps, HashMap, IterableMap as _, Map, MapData, MapError};
 use firewall_common::abi::{
     IMAGE_MAP_FLAGS, MAP_IMAGES,
     control::Place,
@@ -33,6 +36,130 @@ impl Deref for Tables {
     }
 }
 
+/// An image on its way into the kernel.
+#[derive(Debug)]
+pub enum Image {
+    /// In this process's memory, as the compiler makes it.
+    Lines(Vec<Line>),
+    /// In the place that it is to be in.
+    Draft(Draft),
+}
+
+impl Image {
+    /// The size class of the map that it will be in.
+    pub(super) fn class(&self) -> u32 {
+        self.place()
+            .map_or_else(|| class_of(self), |place| place.class())
+    }
+
+    /// Where it is already.
+    pub(super) fn place(&self) -> Option<Place> {
+        match self {
+            Self::Lines(_) => None,
+            Self::Draft(draft) => Some(draft.place),
+        }
+    }
+}
+
+impl Deref for Image {
+    type Target = [Line];
+
+    fn deref(&self) -> &[Line] {
+        match self {
+            Self::Lines(lines) => lines,
+            Self::Draft(draft) => draft,
+        }
+    }
+}
+
+impl From<Vec<Line>> for Image {
+    fn from(lines: Vec<Line>) -> Self {
+        Self::Lines(lines)
+    }
+}
+
+/// An image in a free place, where it can still be changed: no program reads it before it is to decide. It is being put there by a thread,
+/// because for that the kernel waits until every program that is running has ended.
+#[derive(Debug)]
+pub struct Draft {
+    mapped: Mapped<Line>,
+    place: Place,
+    /// Lines of the image. What is behind them is zero.
+    lines: usize,
+    /// The array of maps that it is in.
+    images: MapData,
+    installing: Option<JoinHandle<Result<()>>>,
+}
+
+impl Draft {
+    /// A copy of `image` in `place` of `images`, the array of maps of its class.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, most likely that there is no memory.
+    pub(super) fn begin(images: MapData, place: Place, image: &[Line]) -> Result<Self> {
+        let map = create(place.class())?;
+        let mut mapped = mapped(&map, place.class())?;
+        let mut shared = Map::ArrayOfMaps(again(&images)?);
+        let installing = thread::spawn(move || Ok(share(&mut shared, place, map)?));
+        mapped.alone()[..image.len()].copy_from_slice(image);
+        Ok(Self {
+            mapped,
+            place,
+            lines: image.len(),
+            images,
+            installing: Some(installing),
+        })
+    }
+
+    /// Puts lines behind the others. Says whether there was room for them in this size class.
+    pub fn extend_by(&mut self, lines: &[Line]) -> bool {
+        let behind = &mut self.mapped.alone()[self.lines..];
+        let Some(room) = behind.get_mut(..lines.len()) else {
+            return false;
+        };
+        room.copy_from_slice(lines);
+        self.lines += lines.len();
+        true
+    }
+
+    /// Waits until it is in its place, and is changed no more.
+    fn settle(mut self) -> Result<()> {
+        match self.installing.take().map(JoinHandle::join) {
+            Some(Ok(installed)) => installed,
+            Some(Err(_)) => bail!("a thread of this command has failed"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Draft {
+    /// What nobody wants leaves its place.
+    fn drop(&mut self) {
+        if let Some(installing) = self.installing.take() {
+            // Whatever became of it, nothing is to be left there.
+            let _ = installing.join();
+            if let Err(error) = again(&self.images).and_then(|images| remove(images, self.place)) {
+                eprintln!("note: tables that nobody needs are still in memory: {error:#}");
+            }
+        }
+    }
+}
+
+impl Deref for Draft {
+    type Target = [Line];
+
+    fn deref(&self) -> &[Line] {
+        &self.mapped[..self.lines]
+    }
+}
+
+impl DerefMut for Draft {
+    fn deref_mut(&mut self) -> &mut [Line] {
+        &mut self.mapped.alone()[..self.lines]
+    }
+}
+
 /// The smallest size class that holds `image`. The compiler has made sure that there is one.
 pub fn class_of(image: &[Line]) -> u32 {
     let bytes = size_of_val(image);
@@ -45,18 +172,38 @@ pub fn map_name(place: Place) -> &'static str {
     MAP_IMAGES[place.class() as usize]
 }
 
-/// Puts `image` into a new map and that into the slot of `place` in `images`, the array of maps of its class.
+/// Sees to it that `image` is in the slot of `place` in `images`, the array of maps of its class.
 ///
 /// # Errors
 ///
 /// What the kernel says, most likely that there is no memory.
-pub fn install(images: &mut Map, place: Place, image: &[Line]) -> Result<()> {
-    match place.class() {
-        0 => set::<{ lines(0) }>(images, place.slot(), image),
-        1 => set::<{ lines(1) }>(images, place.slot(), image),
-        2 => set::<{ lines(2) }>(images, place.slot(), image),
-        3 => set::<{ lines(3) }>(images, place.slot(), image),
-        _ => set::<{ lines(4) }>(images, place.slot(), image),
+pub fn install(images: &mut Map, place: Place, image: Image) -> Result<()> {
+    let lines = match image {
+        Image::Draft(draft) => {
+            ensure!(draft.place == place, "the draft is in another place");
+            return draft.settle();
+        }
+        Image::Lines(lines) => lines,
+    };
+    let map = create(place.class())?;
+    mapped(&map, place.class())?.alone()[..lines.len()].copy_from_slice(&lines);
+    Ok(share(images, place, map)?)
+}
+
+/// Has nothing be in the slot of `place` in `images` any more.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub(super) fn remove(images: MapData, place: Place) -> Result<()> {
+    // aya has no removal for arrays of maps; the system call is that of a hash map of u32 to u32.
+    let mut images: HashMap<MapData, u32, u32> = HashMap::try_from(Map::HashMap(images))?;
+    match images.remove(&place.slot()) {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+            Ok(())
+        }
+        Err(error) => Err(error).context("freeing the policy before"),
     }
 }
 
@@ -102,16 +249,30 @@ const fn lines(class: usize) -> usize {
     SIZE_CLASSES[class] / size_of::<Line>()
 }
 
-fn set<const LINES: usize>(images: &mut Map, slot: u32, image: &[Line]) -> Result<()> {
-    let inner: Array<MapData, Value<LINES>> = Array::create(1, IMAGE_MAP_FLAGS)?;
-    {
-        // What is behind the image is zero already, and takes no time.
-        let mut mapped = Mapped::new(inner.map(), LINES as u32, Access::Write)?;
-        mapped.alone()[..image.len()].copy_from_slice(image);
+/// A map of this size class, which is zero: to be so takes no time.
+fn create(class: u32) -> Result<MapData> {
+    match class {
+        0 => create_of::<{ lines(0) }>(),
+        1 => create_of::<{ lines(1) }>(),
+        2 => create_of::<{ lines(2) }>(),
+        3 => create_of::<{ lines(3) }>(),
+        _ => create_of::<{ lines(4) }>(),
     }
-    let mut images: ArrayOfMaps<&mut MapData, Array<MapData, Value<LINES>>> =
-        ArrayOfMaps::try_from(images)?;
-    Ok(images.set(slot, &inner, 0)?)
+}
+
+fn create_of<const LINES: usize>() -> Result<MapData> {
+    let map: Array<MapData, Value<LINES>> = Array::create(1, IMAGE_MAP_FLAGS)?;
+    again(map.map())
+}
+
+/// The same map by another descriptor.
+fn again(map: &MapData) -> Result<MapData> {
+    Ok(MapData::from_fd(map.fd().as_fd().try_clone_to_owned()?)?)
+}
+
+/// All of a map of this size class, to be filled.
+fn mapped(map: &MapData, class: u32) -> Result<Mapped<Line>> {
+    Mapped::new(map, lines(class as usize) as u32, Access::Write)
 }
 
 fn set_again<const LINES: usize>(images: &mut Map, slot: u32) -> Result<(), MapError> {

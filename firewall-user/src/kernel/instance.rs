@@ -20,7 +20,6 @@ use firewall_common::abi::{
     control::{Control, Place},
     counter::{Counter, MAX_SLOTS, MIN_SLOTS},
     flow::{MAP_FLOW_SETTINGS, MAP_FLOWS, Settings},
-    image::Line,
     limit::MAP_LIMITS,
     shadow::{MAP_SHADOW, MAP_SHADOW_COUNTERS, SHADOW_IS_ON, SHADOW_PLACE, Shadow},
 };
@@ -31,7 +30,7 @@ use super::control::ControlWord;
 use super::counters;
 use super::events::{self, Ring};
 use super::flows::Wanted;
-use super::image;
+use super::image::{self, Image};
 use super::record::Record;
 use super::state::{self, Sizes};
 
@@ -266,12 +265,13 @@ impl Instance {
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn install(&mut self, place: Place, image: Vec<Line>) -> Result<()> {
+    pub fn install(&mut self, place: Place, image: impl Into<Image>) -> Result<()> {
         let images = self
             .ebpf
             .map_mut(image::map_name(place))
             .context("no map for images of this size")?;
-        image::install(images, place, &image).context("the kernel did not take the policy's tables")
+        image::install(images, place, image.into())
+            .context("the kernel did not take the policy's tables")
     }
 
     /// Makes the image in `place` decide, from one packet to the next.

@@ -7,16 +7,20 @@ use firewall_common::abi::image::Line;
 use super::Live;
 use crate::kernel::description::Policy;
 use crate::kernel::guard::Guard;
+use crate::kernel::image::{Draft, Image};
 use crate::list_rows::{KnownList, ListRows};
 use crate::policy::{Prepared, sha256};
 use crate::rules::addresses::{Block, parse_block};
 use crate::rules::asserts::Within;
-use crate::rules::compile::lists::{Way, alone, change_list};
+use crate::rules::compile::lists::{Extend, Way, alone, change_list};
 use crate::rules::lists::{self, Lists};
 use crate::rules::{self, Source};
 
-/// Lines that a change usually needs, so that the image need not be moved for it.
-const ROOM: usize = 1 << 12;
+impl Extend for Draft {
+    fn extend_by(&mut self, lines: &[Line]) -> bool {
+        Draft::extend_by(self, lines)
+    }
+}
 
 /// Changes the group called `group`, if it is a list of which enough is known. If not, all is as it was.
 ///
@@ -58,8 +62,9 @@ pub(crate) fn change(
         return Ok(None);
     };
     let lines = policy.image_bytes as usize / size_of::<Line>();
-    let mut image: Vec<Line> = Vec::with_capacity(lines + ROOM);
-    image.extend_from_slice(&guard.tables()?[..lines]);
+    let Some(mut image) = guard.draft(&guard.tables()?[..lines])? else {
+        return Ok(None);
+    };
     if !(blocks.iter()).all(|&block| change_list(&mut image, &rows, block, way)) {
         return Ok(None);
     }
@@ -94,7 +99,7 @@ pub(crate) fn change(
         ..policy.clone()
     };
     Ok(Some(Prepared {
-        image,
+        image: Image::Draft(image),
         policy,
         warnings: Vec::new(),
     }))

@@ -31,9 +31,9 @@ impl Guard {
             description,
             mut source,
         } = next;
-        let place = self.free_place(image::class_of(&image))?;
+        let place = self.free_place(image.class())?;
         let mut images = Map::ArrayOfMaps(self.open(image::map_name(place))?);
-        image::install(&mut images, place, &image)
+        image::install(&mut images, place, image)
             .context("the kernel did not take the candidate's tables")?;
         description.pin(&self.pins.policy(place))?;
         source.kept.generation = CANDIDATE;

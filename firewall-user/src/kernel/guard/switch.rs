@@ -5,15 +5,14 @@
 //! decides and of the one before; any other place is free.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::maps::{Map, MapData, MapError};
+use aya::maps::Map;
 use firewall_common::abi::SLOTS;
 use firewall_common::abi::control::{Control, Place};
 use firewall_common::abi::counter::Counter;
-use firewall_common::abi::image::{Line, SIZE_CLASSES};
+use firewall_common::abi::image::SIZE_CLASSES;
 
 use super::{Guard, slots};
 use crate::counters::{Decides, Gone};
@@ -22,7 +21,7 @@ use crate::kernel::control::ControlWord;
 use crate::kernel::counters::Counters;
 use crate::kernel::description::Description;
 use crate::kernel::events;
-use crate::kernel::image;
+use crate::kernel::image::{self, Image};
 use crate::kernel::kept::{Archive, Source};
 use crate::kernel::pins::{self, Pins};
 
@@ -41,7 +40,7 @@ const fn spared(class: u32) -> u32 {
 #[derive(Debug)]
 pub struct Next<'a> {
     /// Its tables.
-    pub image: Vec<Line>,
+    pub image: Image,
     /// What they are.
     pub description: Description,
     /// What they came from.
@@ -130,16 +129,25 @@ impl Guard {
             source,
         } = next;
         description.newest = self.description.newest.max(description.generation);
-        let place = self.free_place(image::class_of(&image))?;
+        let early = image.place();
+        let place = match early {
+            Some(place) => place,
+            None => self.free_place(image.class())?,
+        };
         let mut counters = self.make_room(&description)?;
         let mut images = Map::ArrayOfMaps(self.open(image::map_name(place))?);
-        image::install(&mut images, place, &image)
+        image::install(&mut images, place, image)
             .context("the kernel did not take the policy's tables")?;
         // Slots that are new may have counted something else before, in any of the maps. Nobody does any more: with an array
         // of maps the kernel has just waited until every program that was running has ended (`maybe_wait_bpf_programs`,
         // kernel/bpf/syscall.c), so that none has an earlier generation in hand, nor earlier counters.
         let old: Vec<u32> = slots(&self.description).collect();
-        counters.clear(slots(&description).filter(|slot| old.binary_search(slot).is_err()))?;
+        let is_new = |slot: &u32| old.binary_search(slot).is_err();
+        if early.is_some() && slots(&description).any(|slot| is_new(&slot)) {
+            // For a draft it has waited, but maybe before there was room for the counters.
+            image::wait_for_programs(&mut images, place)?;
+        }
+        counters.clear(slots(&description).filter(is_new))?;
         description.policy.gone = gone_after(&self.description, &description, &counters)?;
         description.pin(&self.pins.policy(place))?;
         self.archive().keep(&source)?;
@@ -369,18 +377,6 @@ impl Guard {
     }
 
     fn free_image(&self, place: Place) -> Result<()> {
-        // aya has no removal for arrays of maps; the system call is that of a hash map of u32 to u32.
-        let data = self.open(image::map_name(place))?;
-        let mut images: aya::maps::HashMap<MapData, u32, u32> =
-            aya::maps::HashMap::try_from(Map::HashMap(data))?;
-        match images.remove(&place.slot()) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(MapError::SyscallError(error))
-                if error.io_error.kind() == io::ErrorKind::NotFound =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(error).context("freeing the policy before"),
-        }
+        image::remove(self.open(image::map_name(place))?, place)
     }
 }

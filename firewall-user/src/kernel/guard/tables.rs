@@ -3,9 +3,10 @@
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData};
 use firewall_common::abi::control::Place;
+use firewall_common::abi::image::Line;
 
-use super::Guard;
-use crate::kernel::image::{self, Tables};
+use super::{Guard, Trial};
+use crate::kernel::image::{self, Draft, Tables};
 
 impl Guard {
     /// The image that decides. Behind its end the tables are zero.
@@ -16,6 +17,21 @@ impl Guard {
     pub fn tables(&self) -> Result<Tables> {
         let place = self.place();
         Tables::of(&self.image(place)?, place.class())
+    }
+
+    /// The image that decides, as it is in `lines`, as a draft of the next one; or nothing where that has to be written down first which
+    /// the programs have done by themselves.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn draft(&self, lines: &[Line]) -> Result<Option<Draft>> {
+        if self.trial == Trial::Lapsed {
+            return Ok(None);
+        }
+        let place = self.free_place(image::class_of(lines))?;
+        let images = self.open(image::map_name(place))?;
+        Draft::begin(images, place, lines).map(Some)
     }
 
     /// The map with the image in `place`.

@@ -1,6 +1,21 @@
 //! One piece of memory for all tables: each is appended where its unit is aligned, and named by its index.
 
+use std::ops::DerefMut;
+
 use firewall_common::abi::image::{Line, Record, header};
+
+/// An image behind which lines can be put.
+pub trait Extend: DerefMut<Target = [Line]> {
+    /// Puts lines behind the others. Says whether there was room for them.
+    fn extend_by(&mut self, lines: &[Line]) -> bool;
+}
+
+impl Extend for Vec<Line> {
+    fn extend_by(&mut self, lines: &[Line]) -> bool {
+        self.extend_from_slice(lines);
+        true
+    }
+}
 
 /// An image under construction. `u32` indices are enough: the largest image has 2^27 bytes.
 pub(super) struct Layout {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use firewall_common::abi::image::{Entry, Line, SIZE_CLASSES, header};
 
 use super::addresses::change;
+pub use super::layout::Extend;
 use crate::list_rows::ListRows;
 use crate::rules::addresses::Block;
 use crate::rules::model::{Direction, SetId};
@@ -25,9 +26,9 @@ pub enum Way {
 }
 
 /// Changes the rows of a block of addresses in an image. Says whether that could be done; if not, the image is of no use any more.
-pub fn change_list(image: &mut Vec<Line>, list: &[ListRows], block: Block, way: Way) -> bool {
-    let class = |image: &[Line]| {
-        let bytes = size_of_val(image);
+pub fn change_list(image: &mut impl Extend, list: &[ListRows], block: Block, way: Way) -> bool {
+    let class = |lines: &[Line]| {
+        let bytes = size_of_val(lines);
         SIZE_CLASSES.iter().position(|&size| bytes <= size)
     };
     let before = class(image);

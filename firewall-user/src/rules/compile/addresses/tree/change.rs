@@ -7,13 +7,13 @@ use firewall_common::abi::image::{AddressTable, Entry, Line};
 
 use super::read::{ranges_under, read};
 use super::{Address, Key, Trees};
-use crate::rules::compile::layout::Layout;
+use crate::rules::compile::layout::{Extend, Layout};
 
 /// Gives the addresses from `first` to `last` the rows that `change` has for theirs, in the table whose line is `line` of the image.
 /// `None` if it has none for one of them, if there is too much under an entry, or if the table is absent; then the image is of no use any
 /// more.
 pub(in crate::rules::compile) fn change<A: Address>(
-    image: &mut Vec<Line>,
+    image: &mut impl Extend,
     line: u32,
     (first, last): (A, A),
     change: &HashMap<u32, u32>,
@@ -47,7 +47,7 @@ pub(in crate::rules::compile) fn change<A: Address>(
         let ranges = changed_ranges(ranges, changed, top, change)?;
         let entry = match ranges[..] {
             [(_, entry)] => entry,
-            _ => append(image, &table, &ranges, &keys),
+            _ => append(image, &table, &ranges, &keys)?,
         };
         write(image, at, entry)?;
     }
@@ -86,13 +86,13 @@ fn changed_ranges<A: Address>(
     Some(changed)
 }
 
-/// Appends a tree of these ranges, and returns what leads there.
+/// Appends a tree of these ranges, and returns what leads there; `None` if there is no room for it.
 fn append<A: Address>(
-    image: &mut Vec<Line>,
+    image: &mut impl Extend,
     table: &AddressTable,
     ranges: &[(A, Entry)],
     keys: &[Key],
-) -> Entry {
+) -> Option<Entry> {
     let mut entries: Vec<Entry> = Vec::new();
     let mut numbers: HashMap<u32, u32> = HashMap::new();
     let ranges: Vec<(A, u32)> = ranges
@@ -111,8 +111,7 @@ fn append<A: Address>(
     let children = trees.children(&ranges, ranges[0].1, keys);
     let entry = Entry::down(trees.tree(&children));
     trees.finish();
-    image.extend(layout.finish());
-    entry
+    image.extend_by(&layout.finish()).then_some(entry)
 }
 
 fn write(image: &mut [Line], at: u32, entry: Entry) -> Option<()> {
