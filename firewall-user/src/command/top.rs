@@ -1,6 +1,7 @@
 //! `firewall top`: what comes and goes, live, on a terminal.
 
 mod reading;
+mod refused;
 mod state;
 mod view;
 
@@ -16,6 +17,7 @@ use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use super::guards;
 use crate::privilege;
 use reading::Reading;
+use refused::Refused;
 use state::{Effect, State};
 
 /// What to look at.
@@ -29,6 +31,8 @@ pub(crate) struct Top {
     every: u64,
 }
 
+/// How long what is told of packets may wait to be taken in, and how often the programs are told that somebody reads.
+const DRAIN: Duration = Duration::from_secs(1);
 /// For how long a key bans.
 const BAN_FOR: &str = "10m";
 
@@ -39,31 +43,38 @@ pub(crate) fn run(top: &Top) -> Result<()> {
             "this takes a terminal; `firewall stats --watch` and `firewall watch` write lines to anything"
         );
     }
-    let mut state = State::new(read(&top.interface)?);
+    let mut refused = Refused::default();
+    let mut state = State::new(read(&top.interface, &mut refused)?);
     // Whatever happens then, a panic too, the terminal is as it was.
     let mut terminal = ratatui::try_init().context("preparing the terminal")?;
-    let looked = look(&mut terminal, top, &mut state);
+    let looked = look(&mut terminal, top, &mut state, &mut refused);
     ratatui::restore();
     looked
 }
 
-fn look(terminal: &mut DefaultTerminal, top: &Top, state: &mut State) -> Result<()> {
+fn look(
+    terminal: &mut DefaultTerminal,
+    top: &Top,
+    state: &mut State,
+    refused: &mut Refused,
+) -> Result<()> {
     let every = Duration::from_secs(top.every);
     let mut next = Instant::now() + every;
     loop {
+        refused.drain();
         terminal.draw(|frame| view::draw(frame, state))?;
         let left = next.saturating_duration_since(Instant::now());
         if left.is_zero() {
             next = Instant::now() + every;
             if !state.is_paused() {
-                match read(&top.interface) {
+                match read(&top.interface, refused) {
                     Ok(readings) => state.read(readings),
                     Err(error) => state.say(format!("{error:#}")),
                 }
             }
             continue;
         }
-        if !event::poll(left)? {
+        if !event::poll(left.min(DRAIN))? {
             continue;
         }
         // A key that is held down says so again and again, and then that it is let go.
@@ -101,11 +112,12 @@ fn firewall(arguments: &[&str]) -> String {
     }
 }
 
-fn read(names: &[String]) -> Result<Vec<Reading>> {
+fn read(names: &[String], refused: &mut Refused) -> Result<Vec<Reading>> {
     let _look = crate::lock::shared()?;
     let guards = guards(names)?;
+    refused.listen(&guards);
     guards
         .iter()
-        .map(|(name, guard)| Reading::of(name, guard))
+        .map(|(name, guard)| Reading::of(name, guard, refused.lines(name)))
         .collect()
 }

@@ -307,7 +307,9 @@ fn claim(settings: &Settings<AtomicU64>, now: u64, hz: u64) -> Result<(usize, u6
             return Ok((number, until));
         }
     }
-    bail!("{READERS} `firewall watch` and `firewall capture` read already, as many as can: end one")
+    bail!(
+        "{READERS} of `firewall watch`, `capture` and `top` read already, as many as can: end one"
+    )
 }
 
 /// Puts `new` in the place of `old`. Returns whether it was still there.

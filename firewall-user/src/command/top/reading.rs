@@ -34,15 +34,17 @@ pub(super) enum Kind {
     Reasons,
     Ports,
     Talkers,
+    Refused,
     Bans,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::Rules,
         Self::Reasons,
         Self::Ports,
         Self::Talkers,
+        Self::Refused,
         Self::Bans,
     ];
 
@@ -52,6 +54,7 @@ impl Kind {
             Self::Reasons => "reasons",
             Self::Ports => "ports",
             Self::Talkers => "talkers",
+            Self::Refused => "refused",
             Self::Bans => "bans",
         }
     }
@@ -68,7 +71,8 @@ pub(super) struct Line {
 }
 
 impl Reading {
-    pub(super) fn of(name: &str, guard: &Guard) -> Result<Self> {
+    /// `refused` are those whose packets were dropped.
+    pub(super) fn of(name: &str, guard: &Guard, refused: Vec<Line>) -> Result<Self> {
         let stats = stats::read(name, guard)?;
         let Stats { totals, egress, .. } = &stats;
         let totals = [
@@ -82,6 +86,7 @@ impl Reading {
             (Kind::Reasons, reasons(&stats)),
             (Kind::Ports, self::ports(name, guard)?),
             (Kind::Talkers, talkers(guard)?),
+            (Kind::Refused, refused),
             (Kind::Bans, self::bans(guard)?),
         ];
         Ok(Self {
@@ -163,7 +168,7 @@ fn ports(name: &str, guard: &Guard) -> Result<Vec<Line>> {
     Ok(lines.collect())
 }
 
-/// Who is talked with in the flows of this host, and who was refused most of late, as far as that is known.
+/// Who is talked with in the flows of this host.
 fn talkers(guard: &Guard) -> Result<Vec<Line>> {
     let mut talkers: BTreeMap<IpAddr, (u64, u64)> = BTreeMap::new();
     for flow in guard.flows()? {

@@ -262,7 +262,7 @@ impl State {
         match code {
             KeyCode::Char('q') => return Effect::Quit,
             KeyCode::Esc => self.filter.clear(),
-            KeyCode::Char(digit @ '1'..='5') => self.show(digit as usize - '1' as usize),
+            KeyCode::Char(digit @ '1'..='6') => self.show(digit as usize - '1' as usize),
             KeyCode::Tab => self.show((self.kind + 1) % Kind::ALL.len()),
             KeyCode::BackTab => self.show((self.kind + Kind::ALL.len() - 1) % Kind::ALL.len()),
             KeyCode::Char('i') | KeyCode::Right => self.turn(1),
@@ -301,11 +301,14 @@ impl State {
 
     fn ask_to_ban(&mut self) {
         match self.selected_name() {
-            Some(name) if self.kind() == Kind::Talkers && name.parse::<IpAddr>().is_ok() => {
+            Some(name)
+                if matches!(self.kind(), Kind::Talkers | Kind::Refused)
+                    && name.parse::<IpAddr>().is_ok() =>
+            {
                 let question = format!("ban {name} for {} everywhere? y/n", super::BAN_FOR);
                 self.typing = Typing::Sure(Effect::Ban(name), question);
             }
-            _ => self.said = "choose a talker to be banned (4)".to_owned(),
+            _ => self.said = "choose somebody to be banned (4, 5)".to_owned(),
         }
     }
 
@@ -315,7 +318,7 @@ impl State {
                 let question = format!("lift the ban of {name}? y/n");
                 self.typing = Typing::Sure(Effect::Unban(name), question);
             }
-            _ => self.said = "choose a ban to be lifted (5)".to_owned(),
+            _ => self.said = "choose a ban to be lifted (6)".to_owned(),
         }
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
     draw_table(frame, state, table);
     frame.render_widget(Paragraph::new(state.said().to_owned()), said);
     let keys =
-        "q quit  tab/1-5 table  i interface  s sort  r reverse  / filter  p pause  b ban  u unban";
+        "q quit  tab/1-6 table  i interface  s sort  r reverse  / filter  p pause  b ban  u unban";
     frame.render_widget(Paragraph::new(keys).style(dim()), help);
 }
 

@@ -33,6 +33,10 @@ fn reading(interface: &str, at: Instant, factor: u64) -> Reading {
             ],
         ),
         (
+            Kind::Refused,
+            vec![line("198.51.100.9", "no-rule: tcp", 3 * factor, 180)],
+        ),
+        (
             Kind::Bans,
             vec![line("203.0.113.0/24", "for ever, by command: loud", 0, 0)],
         ),
@@ -121,13 +125,15 @@ fn lines_are_sorted_and_filtered() {
 fn who_is_chosen_is_banned_after_a_question() {
     let mut state = state();
     press(&mut state, "b");
-    assert_eq!(state.said(), "choose a talker to be banned (4)");
+    assert_eq!(state.said(), "choose somebody to be banned (4, 5)");
     press(&mut state, "4b");
     assert_eq!(state.said(), "ban 2001:db8::7 for 10m everywhere? y/n");
     assert_eq!(press(&mut state, "n"), []);
     assert_eq!(state.said(), "nothing was done");
     let banned = press(&mut state, "jby");
     assert_eq!(banned, [Effect::Ban("192.0.2.7".to_owned())]);
+    let banned = press(&mut state, "\tby");
+    assert_eq!(banned, [Effect::Ban("198.51.100.9".to_owned())]);
     let lifted = press(&mut state, "\tuy");
     assert_eq!(lifted, [Effect::Unban("203.0.113.0/24".to_owned())]);
     assert_eq!(press(&mut state, "q"), [Effect::Quit]);
