@@ -190,21 +190,27 @@ fn edit(bench: &mut Bench, case: &str, firewall: &str, large: Large, rounds: u32
     add("rule remove", Some(AIM_RULE), &|round| {
         words(&["rule", "remove", &format!("udp {}", 1000 + round)])
     })?;
-    if matches!(large, Large::Group(_)) {
+    if let Large::Group(mix) = large {
+        // Those are in none of the lists; of these some part is.
+        let (new, in_part): (fn(u32) -> String, fn(u32) -> String) = match mix.family() {
+            Family::V4 => (
+                |round| format!("240.0.0.{round}"),
+                |round| format!("{}.0.0.0/12", 20 + round),
+            ),
+            Family::V6 => (
+                |round| format!("fd00::{round}"),
+                |round| format!("{:x}::/8", 0x2000 + round * 0x100),
+            ),
+        };
         add("group add", Some(AIM_CIDR), &|round| {
-            words(&["group", "add", "refused", &format!("240.0.0.{round}")])
+            words(&["group", "add", "refused", &new(round)])
         })?;
         add("group remove, of those added", Some(AIM_CIDR), &|round| {
-            words(&["group", "remove", "refused", &format!("240.0.0.{round}")])
+            words(&["group", "remove", "refused", &new(round)])
         })?;
         // What the file has is read for that.
         add("group add, of what it has in part", None, &|round| {
-            words(&[
-                "group",
-                "add",
-                "refused",
-                &format!("{}.0.0.0/12", 20 + round),
-            ])
+            words(&["group", "add", "refused", &in_part(round)])
         })?;
     }
     add("rollback", None, &|_| words(&["rollback"]))
