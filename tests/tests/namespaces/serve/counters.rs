@@ -1,21 +1,21 @@
 //! Counters never go backwards, whatever becomes of policies and of the service.
 
-use std::thread;
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use firewall_tests::net::exposition::Exposition;
 use firewall_tests::net::traffic::udp_from;
 use firewall_tests::net::{Lab, rules};
 use rustix::process::Signal;
 
-use super::Service;
+use super::{Service, wait_until};
 use crate::growth::MANY;
 
 const GAME: &str = r#"name = "game"; action = "accept"; protocol = "udp"; ports = [7000]"#;
 const CHAT: &str = r#"name = "chat"; action = "accept"; protocol = "udp"; ports = [7001]"#;
 const NO_CHAT: &str = r#"name = "chat"; action = "drop"; protocol = "udp"; ports = [7001]"#;
 const TRAP: &str = r#"name = "trap"; action = "drop"; protocol = "udp"; ports = [7002]"#;
+
+/// Seconds in which what is in force has to be confirmed.
+const REMAINING: &str = "firewall_policy_confirmation_remaining_seconds";
 
 /// Datagrams to each port, for each policy.
 const EACH: u64 = 5;
@@ -102,9 +102,12 @@ fn counters_never_go_backwards() -> Result<()> {
     lab.apply_file(&many, &[])?;
     step("there are more counters", &service, 1, 0)?;
     let trial = lab.write("trial.toml", &rules(&[CHAT, NO_CHAT_AT_TRIAL]))?;
-    lab.apply_file(&trial, &["--confirm", "2s"])?;
+    lab.apply_file(&trial, &["--confirm", "10s"])?;
     step("on trial", &service, 1, 1)?;
-    thread::sleep(Duration::from_secs(3));
+    wait_until("the trial is over", || {
+        let left = service.metrics()?.sum(REMAINING, &[]);
+        Ok(left == 0.0)
+    })?;
     step("the trial is over", &service, 1, 0).context("nobody has written that down")?;
     lab.apply(&rules(&[TRAP]), "native")?;
     step("after that", &service, 0, 1)
