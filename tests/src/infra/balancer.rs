@@ -1,5 +1,8 @@
 //! A load balancer: HAProxy, which ends TLS, and keepalived, which holds the site's address on one of the two.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+
 use anyhow::{Context as _, Result};
 
 use super::design::{Role, SERVERS, SITE, SITE_NAME};
@@ -8,6 +11,12 @@ use crate::net::Daemon;
 
 /// The certificate with its key, for HAProxy.
 const PEM: &str = "/run/site.pem";
+
+/// Where HAProxy's process is told, on the machine.
+pub const HAPROXY_PID: &str = "/run/haproxy.pid";
+
+/// What keepalived runs to see whether HAProxy is there: somebody listens on port 443 (0A is LISTEN).
+const CHECK: &str = "#!/bin/sh\nexec grep -q ':01BB 0*:0000 0A' /proc/net/tcp6\n";
 
 /// A certificate that signs itself, and its key.
 #[derive(Clone, Debug)]
@@ -50,7 +59,14 @@ pub(super) fn haproxy(machine: &Machine, certificate: &Certificate) -> Result<Da
     machine.write(PEM, &certificate.pem)?;
     machine.write("/etc/haproxy/haproxy.cfg", &configuration())?;
     let mut command = machine.command("haproxy");
-    command.args(["-W", "-db", "-f", "/etc/haproxy/haproxy.cfg"]);
+    command.args([
+        "-W",
+        "-db",
+        "-f",
+        "/etc/haproxy/haproxy.cfg",
+        "-p",
+        HAPROXY_PID,
+    ]);
     machine.service("haproxy", &mut command, "Loading success")
 }
 
@@ -81,13 +97,18 @@ fn configuration() -> String {
 /// Starts keepalived; of the two the one with the higher priority is to hold the address.
 pub(super) fn keepalived(machine: &Machine, priority: u8) -> Result<Daemon> {
     let [v4, v6] = SITE;
+    let check = "/etc/keepalived/haproxy-is-there";
+    machine.write(check, CHECK)?;
+    fs::set_permissions(machine.file(check), Permissions::from_mode(0o755))?;
     machine.write(
         "/etc/keepalived/keepalived.conf",
         &format!(
             "global_defs {{\n    script_user root\n    enable_script_security\n    vrrp_startup_delay 0\n}}\n\
+             vrrp_script haproxy {{\n    script {check}\n    interval 1\n    fall 1\n    rise 1\n}}\n\
              vrrp_instance site {{\n    state BACKUP\n    interface {INTERFACE}\n    virtual_router_id 51\n    priority {priority}\n    \
              version 3\n    advert_int 0.2\n    virtual_ipaddress {{\n        {v4}/28 dev {INTERFACE}\n    }}\n    \
-             virtual_ipaddress_excluded {{\n        {v6}/64 dev {INTERFACE} preferred_lft 0\n    }}\n}}\n"
+             virtual_ipaddress_excluded {{\n        {v6}/64 dev {INTERFACE} preferred_lft 0\n    }}\n    \
+             track_script {{\n        haproxy\n    }}\n}}\n"
         ),
     )?;
     let mut command = machine.command("keepalived");

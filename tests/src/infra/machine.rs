@@ -42,6 +42,7 @@ for folder in etc var usr/local; do
     mkdir -p "/run/layers/$folder/upper" "/run/layers/$folder/work"
     mount -t overlay -o "lowerdir=/$folder,upperdir=/run/layers/$folder/upper,workdir=/run/layers/$folder/work" overlay "/$folder"
 done
+umount -R -l /sys
 mount -t sysfs sysfs /sys
 mount -t bpf -o mode=700 bpf /sys/fs/bpf
 rm -rf /etc/firewall /var/lib/firewall

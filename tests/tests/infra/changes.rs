@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context as _, Result, ensure};
 use firewall_tests::infra::design::SITE;
 use firewall_tests::infra::guard::{self, RULES};
-use firewall_tests::infra::{INTERFACE, Machine, Site};
+use firewall_tests::infra::{INTERFACE, Machine, Site, monitoring};
 
 use crate::client::Load;
 use crate::designed::dropped;
@@ -44,6 +44,10 @@ pub(crate) fn rules_change_on_all_servers_and_no_request_is_lost(site: &mut Site
     ensure!(tally.served > 100, "only {} requests", tally.served);
     // Not even a packet that TCP would have mended.
     ensure!(drops()? == before, "{} packets", drops()? - before);
+    // And monitoring saw all of it: Prometheus has scraped each second meanwhile.
+    let errors = "sum by (host) (firewall_scrape_errors_total) > 0";
+    let errors = monitoring::ask(site.machine("mon1")?, errors)?;
+    ensure!(errors.is_empty(), "{errors:?}");
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! One balancer is gone: the other takes the site's address, and gives it back.
 
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use firewall_tests::infra::design::SITE;
 use firewall_tests::infra::{Machine, Site, balancer, guard, network};
 use firewall_tests::net::traffic::wait_until;
 
-use crate::client::Load;
+use crate::client::{Load, get};
 
 /// The longest that requests may be without an answer. keepalived gives up after three advertisements that did not come, 0.6 s
 /// here, and a request that was under way is given up after five seconds.
@@ -50,6 +51,23 @@ pub(crate) fn the_address_moves_and_requests_go_on(site: &mut Site) -> Result<()
     let late = |at: &Instant| *at > settled && *at < settled + Duration::from_secs(2);
     let late: Vec<_> = tally.failed.iter().filter(|(at, _)| late(at)).collect();
     ensure!(late.is_empty(), "{late:?}");
+    the_address_leaves_a_balancer_without_haproxy(active, standby, site.machine("client")?)
+}
+
+/// The machine is there, and what it is for is not.
+fn the_address_leaves_a_balancer_without_haproxy(
+    active: &Machine,
+    standby: &Machine,
+    client: &Machine,
+) -> Result<()> {
+    let process = fs::read_to_string(active.file(balancer::HAPROXY_PID))?;
+    active.must(&format!("kill -KILL {}", process.trim()))?;
+    wait_until("the other one takes the address", || {
+        Ok(balancer::holds_the_address(standby)? && !balancer::holds_the_address(active)?)
+    })?;
+    for address in SITE {
+        get(client, address, "/")?;
+    }
     Ok(())
 }
 
