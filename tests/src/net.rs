@@ -16,7 +16,7 @@ mod stats;
 mod sweep;
 pub mod traffic;
 
-pub use command::{Outcome, firewall, tool, workspace};
+pub use command::{Outcome, firewall, search_path, tool, workspace};
 pub use daemon::Daemon;
 pub use frames::FramePort;
 pub use host::{Attached, Host};

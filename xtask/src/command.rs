@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod demo;
+mod infra;
 mod package;
 mod setup;
 mod test;
@@ -24,6 +25,7 @@ enum Verb {
     Build(build::Build),
     Test(test::Test),
     Demo(demo::Demo),
+    Infra(infra::Infra),
     Bench(bench::Bench),
     Package(package::Package),
 }
@@ -36,6 +38,7 @@ impl Cli {
             Verb::Build(build) => build.run(),
             Verb::Test(test) => test.run(),
             Verb::Demo(demo) => demo.run(),
+            Verb::Infra(infra) => infra.run(),
             Verb::Bench(bench) => bench.run(),
             Verb::Package(package) => package.run(),
         }

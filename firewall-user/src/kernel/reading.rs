@@ -186,7 +186,7 @@ fn of_version(
     let trial = Trial::of(version.control, pins)?;
     let gone = (description.policy.gone).sums(|slots| counters.read(slots.iter().copied()))?;
     let bans = BanTable::open(pins)?;
-    let candidate = match pins::exists(&pins.shadow())? {
+    let candidate = match shadow::is_asked(pins)? {
         true => Some(shadow::read(pins, &Candidate::read(&pins.shadow())?)?),
         false => None,
     };

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blob;
 use super::counters::total;
-use super::pins::Pins;
+use super::pins::{self, Pins};
 use super::record::Record;
 
 /// The maps that programs with a candidate have.
@@ -106,6 +106,21 @@ pub struct Differs {
     pub counter: Counter,
     /// Some of the packets, the latest first.
     pub samples: Vec<Sample>,
+}
+
+/// Whether there is a candidate that programs ask: it is pinned before they are loaded, which takes seconds, and their maps come
+/// with them.
+pub(super) fn is_asked(pins: &Pins) -> Result<bool> {
+    let maps = [MAP_SHADOW_COUNTERS, MAP_SHADOW_SAMPLES];
+    for path in [pins.shadow()]
+        .into_iter()
+        .chain(maps.map(|name| pins.map(name)))
+    {
+        if !pins::exists(&path)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Where a candidate differs.

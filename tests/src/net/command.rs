@@ -88,7 +88,7 @@ pub fn firewall() -> Result<&'static Path> {
 }
 
 /// `PATH` with what `cargo xtask setup` has found or unpacked in front.
-pub(super) fn path() -> OsString {
+pub fn search_path() -> OsString {
     let mut path = workspace().join("target/tools/bin").into_os_string();
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap_or_default());
@@ -100,7 +100,7 @@ pub(super) fn path() -> OsString {
 /// A program of those that `cargo xtask setup` has found or unpacked.
 pub fn tool(name: &str) -> Command {
     let mut command = Command::new(name);
-    command.env("PATH", path()).stdin(Stdio::null());
+    command.env("PATH", search_path()).stdin(Stdio::null());
     command
 }
 

@@ -30,6 +30,20 @@ impl Daemon {
     ///
     /// If it cannot be started, ends, or never says so; what it did say is told.
     pub fn start(host: &Host, command: &mut Command, log: &Path, ready: &str) -> Result<Self> {
+        Self::start_by(command, log, ready, |command| host.start(command))
+    }
+
+    /// Starts it in the same way, by `start`.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_by(
+        command: &mut Command,
+        log: &Path,
+        ready: &str,
+        start: impl FnOnce(&mut Command) -> Result<Child>,
+    ) -> Result<Self> {
         let file = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
         command
             .stdin(Stdio::null())
@@ -37,7 +51,7 @@ impl Daemon {
             .stderr(file)
             .process_group(0);
         let mut daemon = Self {
-            child: host.start(command)?,
+            child: start(command)?,
             log: log.to_owned(),
         };
         daemon.wait_for(ready)?;

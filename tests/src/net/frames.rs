@@ -38,13 +38,23 @@ impl FramePort {
     }
 
     fn bound(host: &Host, protocol: u16) -> Result<Self> {
-        let socket = host.enter(|| {
-            let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
-            let index = name_to_index(&socket, host.interface())?;
-            socket.bind(&link_address(i32::try_from(index)?, protocol))?;
-            socket.set_read_timeout(Some(SILENCE))?;
-            Ok(socket)
-        })?;
+        host.enter(|| Self::here(host.interface(), protocol))
+    }
+
+    /// Opens one that only sends, in the network namespace of the thread that calls.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn open_here(interface: &str) -> Result<Self> {
+        Self::here(interface, 0)
+    }
+
+    fn here(interface: &str, protocol: u16) -> Result<Self> {
+        let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+        let index = name_to_index(&socket, interface)?;
+        socket.bind(&link_address(i32::try_from(index)?, protocol))?;
+        socket.set_read_timeout(Some(SILENCE))?;
         Ok(Self { socket })
     }
 

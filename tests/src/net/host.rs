@@ -13,7 +13,7 @@ use aya::programs::{ProgramInfo, SchedClassifier};
 use firewall_common::abi::ABI_VERSION;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::command::{Outcome, firewall, path};
+use super::command::{Outcome, firewall, search_path};
 
 /// Where `ip netns` keeps its names.
 pub(super) const NAMESPACES: &str = "/run/netns";
@@ -102,7 +102,7 @@ impl Host {
     pub fn start(&self, command: &mut Command) -> Result<Child> {
         self.enter(|| {
             command
-                .env("PATH", path())
+                .env("PATH", search_path())
                 .spawn()
                 .with_context(|| format!("cannot start {command:?}"))
         })
@@ -249,7 +249,7 @@ impl Drop for Host {
 pub(super) fn ip(arguments: &[&str]) -> Result<String> {
     let output = Command::new("ip")
         .args(arguments)
-        .env("PATH", path())
+        .env("PATH", search_path())
         .stdin(Stdio::null())
         .output();
     Outcome::from(output.context("cannot start ip: `cargo xtask setup` sees to it")?)

@@ -11,6 +11,8 @@ pub(crate) enum Purpose {
     Test,
     /// Run the demonstration on real traffic
     Demo,
+    /// Run the whole infrastructure that the firewall is for
+    Infra,
     /// Measure, beside other firewalls
     Bench,
     /// Make the Debian package
@@ -19,10 +21,11 @@ pub(crate) enum Purpose {
 
 impl Purpose {
     /// Every purpose.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Build,
         Self::Test,
         Self::Demo,
+        Self::Infra,
         Self::Bench,
         Self::Package,
     ];
@@ -74,7 +77,7 @@ pub(super) const TOOLS: &[Tool] = &[
     Tool {
         command: "ip",
         package: "iproute2",
-        purposes: &[Purpose::Test, Purpose::Demo, Purpose::Bench],
+        purposes: &[Purpose::Test, Purpose::Demo, Purpose::Infra, Purpose::Bench],
         why: "makes the network namespaces and the links between them",
         check: &["-Version"],
         data: &[],
@@ -83,7 +86,7 @@ pub(super) const TOOLS: &[Tool] = &[
     Tool {
         command: "nginx",
         package: "nginx",
-        purposes: &[Purpose::Test, Purpose::Demo],
+        purposes: &[Purpose::Test, Purpose::Demo, Purpose::Infra],
         why: "the server that the firewall guards",
         check: &["-v"],
         data: &[],
@@ -101,7 +104,7 @@ pub(super) const TOOLS: &[Tool] = &[
     Tool {
         command: "ping",
         package: "iputils-ping",
-        purposes: &[Purpose::Test, Purpose::Demo],
+        purposes: &[Purpose::Test, Purpose::Demo, Purpose::Infra],
         why: "shows that ICMP passes where a rule lets it",
         check: &["-V"],
         data: &[],
@@ -128,7 +131,7 @@ pub(super) const TOOLS: &[Tool] = &[
     Tool {
         command: "ethtool",
         package: "ethtool",
-        purposes: &[Purpose::Test, Purpose::Bench],
+        purposes: &[Purpose::Test, Purpose::Infra, Purpose::Bench],
         why: "sets queues and offloads of the links",
         check: &["--version"],
         data: &[],
@@ -146,7 +149,7 @@ pub(super) const TOOLS: &[Tool] = &[
     Tool {
         command: "chronyd",
         package: "chrony",
-        purposes: &[Purpose::Test],
+        purposes: &[Purpose::Test, Purpose::Infra],
         why: "NTP server and client, for the time asked through the firewall",
         check: &["--version"],
         data: &[],
@@ -155,7 +158,7 @@ pub(super) const TOOLS: &[Tool] = &[
     Tool {
         command: "curl",
         package: "curl",
-        purposes: &[Purpose::Test],
+        purposes: &[Purpose::Test, Purpose::Infra],
         why: "downloads through the firewall",
         check: &["--version"],
         data: &[],
@@ -164,7 +167,7 @@ pub(super) const TOOLS: &[Tool] = &[
     Tool {
         command: "dnsmasq",
         package: "dnsmasq-base",
-        purposes: &[Purpose::Test],
+        purposes: &[Purpose::Test, Purpose::Infra],
         why: "server for DNS, DHCP and router advertisements",
         check: &["--version"],
         data: &[],
@@ -200,7 +203,7 @@ pub(super) const TOOLS: &[Tool] = &[
     Tool {
         command: "keepalived",
         package: "keepalived",
-        purposes: &[Purpose::Test],
+        purposes: &[Purpose::Test, Purpose::Infra],
         why: "VRRP between two hosts, one of them guarded",
         check: &["--version"],
         data: &[],
@@ -209,7 +212,7 @@ pub(super) const TOOLS: &[Tool] = &[
     Tool {
         command: "prometheus",
         package: "prometheus",
-        purposes: &[Purpose::Test],
+        purposes: &[Purpose::Test, Purpose::Infra],
         why: "scrapes the metrics, evaluates rules and fires alerts",
         check: &["--version"],
         data: &[],
@@ -256,6 +259,60 @@ pub(super) const TOOLS: &[Tool] = &[
         package: "nftables",
         purposes: &[Purpose::Test, Purpose::Bench],
         why: "nftables, to compare with",
+        check: &["--version"],
+        data: &[],
+        interpreter: None,
+    },
+    Tool {
+        command: "haproxy",
+        package: "haproxy",
+        purposes: &[Purpose::Test, Purpose::Infra],
+        why: "the load balancers, where TLS of the infrastructure ends",
+        check: &["-v"],
+        data: &[],
+        interpreter: None,
+    },
+    Tool {
+        command: "mariadb",
+        package: "mariadb-client-core",
+        purposes: &[Purpose::Test, Purpose::Infra],
+        why: "asks the databases of the infrastructure on their own machines",
+        check: &["--version"],
+        data: &[],
+        interpreter: None,
+    },
+    Tool {
+        command: "mariadbd",
+        package: "mariadb-server-core",
+        purposes: &[Purpose::Test, Purpose::Infra],
+        why: "the database of the infrastructure, primary and replica",
+        check: &["--version"],
+        data: &[],
+        interpreter: None,
+    },
+    Tool {
+        command: "openssl",
+        package: "openssl",
+        purposes: &[Purpose::Test, Purpose::Infra],
+        why: "makes the certificate of the infrastructure",
+        check: &["version"],
+        data: &[],
+        interpreter: None,
+    },
+    Tool {
+        command: "prometheus-mysqld-exporter",
+        package: "prometheus-mysqld-exporter",
+        purposes: &[Purpose::Test, Purpose::Infra],
+        why: "metrics of the databases",
+        check: &["--version"],
+        data: &[],
+        interpreter: None,
+    },
+    Tool {
+        command: "prometheus-node-exporter",
+        package: "prometheus-node-exporter",
+        purposes: &[Purpose::Test, Purpose::Infra],
+        why: "metrics of the machines",
         check: &["--version"],
         data: &[],
         interpreter: None,
