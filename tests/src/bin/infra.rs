@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use firewall_tests::infra::{Programs, Site, design, map, probe};
+use rustix::process::Signal;
 
 fn main() -> ExitCode {
     match run() {
@@ -17,13 +18,30 @@ fn main() -> ExitCode {
     }
 }
 
+/// What was asked for.
+#[derive(Default)]
+struct Options {
+    keep: bool,
+}
+
+fn options() -> Result<Options> {
+    let mut options = Options::default();
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--keep" => options.keep = true,
+            "--end-with-parent" => {
+                rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+            }
+            other => {
+                bail!("{other} is not known; usage: firewall-infra [--keep] [--end-with-parent]")
+            }
+        }
+    }
+    Ok(options)
+}
+
 fn run() -> Result<()> {
-    let arguments: Vec<_> = std::env::args().skip(1).collect();
-    let keep = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => false,
-        ["--keep"] => true,
-        _ => bail!("usage: firewall-infra [--keep]"),
-    };
+    let options = options()?;
     let started = Instant::now();
     say("==> machines, cables and services, none of them guarded");
     let mut site = Site::build(&Programs {
@@ -73,7 +91,7 @@ fn run() -> Result<()> {
         "==> as designed, after {} s",
         started.elapsed().as_secs()
     ));
-    if keep {
+    if options.keep {
         wait(&site)?;
     }
     Ok(())

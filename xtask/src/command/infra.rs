@@ -1,10 +1,12 @@
 //! `cargo xtask infra`: set-up, build, and a whole site of guarded servers on this machine.
 
+use std::process::{Command, exit};
+
 use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::{
-    build,
+    build, interrupt,
     paths::Workspace,
     setup::{self, Options, Purpose},
     shell,
@@ -46,14 +48,18 @@ impl Infra {
             "--bins",
         ]))?;
         let builder = build::target_directory(&workspace)?.join("release/firewall-infra");
-        let mut command = std::process::Command::new(builder);
+        let mut command = Command::new(builder);
         command
+            // However this process ends, the builder ends too, and with it all servers.
+            .arg("--end-with-parent")
+            .args(self.keep.then_some("--keep"))
             .env("PATH", build::path(&workspace))
             .env("FIREWALL_BIN", firewall);
-        if self.keep {
-            command.arg("--keep");
+        interrupt::defer();
+        let result = build::run_visibly(&mut command);
+        if interrupt::happened() {
+            exit(interrupt::INTERRUPTED);
         }
-        // Whatever ends it, its servers end with it: each lives as long as the builder holds its standard input.
-        build::run_visibly(&mut command)
+        result
     }
 }
