@@ -252,6 +252,15 @@ const GUARDED: &[Role] = &[
     Role::Monitoring,
 ];
 
+/// Those of them that fetch updates. Web servers, which strangers come closest to, have them brought.
+const INNER: &[Role] = &[
+    Role::Balancer,
+    Role::Application,
+    Role::Primary,
+    Role::Replica,
+    Role::Monitoring,
+];
+
 /// Who is not: nothing keeps these from trying.
 const UNGUARDED: &[Role] = &[
     Role::Internet,
@@ -324,7 +333,7 @@ pub const DESIGN: &[Permission] = &[
     may(GUARDED, &[Role::Monitoring], &["syslog-tls"]),
     may(GUARDED, &[Role::Names], &["dns", "dns-tcp"]),
     may(GUARDED, &[Role::Time], &["ntp"]),
-    may(GUARDED, &[Role::Mirror], &["http", "https"]),
+    may(INNER, &[Role::Mirror], &["http", "https"]),
     // Nothing guards these from each other.
     may(UNGUARDED, UNGUARDED, ALL_SERVICES),
 ];
