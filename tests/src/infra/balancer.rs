@@ -15,8 +15,10 @@ const PEM: &str = "/run/site.pem";
 /// Where HAProxy's process is told, on the machine.
 pub const HAPROXY_PID: &str = "/run/haproxy.pid";
 
-/// What keepalived runs to see whether HAProxy is there: somebody listens on port 443 (0A is LISTEN).
-const CHECK: &str = "#!/bin/sh\nexec grep -q ':01BB 0*:0000 0A' /proc/net/tcp6\n";
+/// What keepalived runs to see whether HAProxy is there and can pass requests on: one that has just come back, and knows of no
+/// web server yet, is not to take the address.
+const CHECK: &str = "#!/bin/sh\nPATH=/run/tools/bin:$PATH exec curl --disable --silent --fail --noproxy '*' --max-time 1 \
+    --output /dev/null http://127.0.0.1:8405/ready\n";
 
 /// A certificate that signs itself, and its key.
 #[derive(Clone, Debug)]
@@ -90,21 +92,22 @@ fn configuration() -> String {
          frontend site\n    bind :::80 v4v6\n    bind :::443 v4v6 ssl crt {PEM} alpn h2,http/1.1\n    \
          http-request redirect scheme https unless {{ ssl_fc }}\n    default_backend web\n\
          backend web\n    balance roundrobin\n    option httpchk GET /alive\n    http-response set-header x-served-by %s\n{servers}\
-         frontend metrics\n    bind :::8404 v4v6\n    http-request use-service prometheus-exporter if {{ path /metrics }}\n"
+         frontend metrics\n    bind :::8404 v4v6\n    http-request use-service prometheus-exporter if {{ path /metrics }}\n\
+         frontend ready\n    bind 127.0.0.1:8405\n    monitor-uri /ready\n    monitor fail if {{ nbsrv(web) lt 1 }}\n"
     )
 }
 
 /// Starts keepalived; of the two the one with the higher priority is to hold the address.
 pub(super) fn keepalived(machine: &Machine, priority: u8) -> Result<Daemon> {
     let [v4, v6] = SITE;
-    let check = "/etc/keepalived/haproxy-is-there";
+    let check = "/etc/keepalived/can-serve";
     machine.write(check, CHECK)?;
     fs::set_permissions(machine.file(check), Permissions::from_mode(0o755))?;
     machine.write(
         "/etc/keepalived/keepalived.conf",
         &format!(
             "global_defs {{\n    script_user root\n    enable_script_security\n    vrrp_startup_delay 0\n}}\n\
-             vrrp_script haproxy {{\n    script {check}\n    interval 1\n    fall 1\n    rise 1\n}}\n\
+             vrrp_script haproxy {{\n    script {check}\n    interval 1\n    timeout 2\n    fall 1\n    rise 1\n    weight -100\n}}\n\
              vrrp_instance site {{\n    state BACKUP\n    interface {INTERFACE}\n    virtual_router_id 51\n    priority {priority}\n    \
              version 3\n    advert_int 0.2\n    virtual_ipaddress {{\n        {v4}/28 dev {INTERFACE}\n    }}\n    \
              virtual_ipaddress_excluded {{\n        {v6}/64 dev {INTERFACE} preferred_lft 0\n    }}\n    \

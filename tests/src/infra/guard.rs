@@ -6,7 +6,11 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 
 use super::machine::{INTERFACE, Machine};
+use crate::net::traffic::wait_at_most;
 use crate::net::{Daemon, Outcome, Stats, workspace};
+
+/// How long a service may take to listen, on a machine that does much else.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Where the rule file is, on the machine, as the package has it.
 pub const RULES: &str = "/etc/firewall/eth0.toml";
@@ -76,5 +80,9 @@ pub(super) fn wait_until_it_listens(machine: &Machine, port: u16) -> Result<()> 
             matches!(words[..], [_, local, _, "0A", ..] if format!("{local} ").ends_with(&place))
         }))
     };
-    crate::net::traffic::wait_until(&format!("{} listens on {port}", machine.name()), listens)
+    wait_at_most(
+        PATIENCE,
+        &format!("{} listens on {port}", machine.name()),
+        listens,
+    )
 }

@@ -86,12 +86,16 @@ fn cell(seen: &[Seen], from: Role, to: &[Role]) -> String {
     }
 }
 
+/// Whether the design says that this is reached.
+pub fn is_designed(one: &Seen) -> bool {
+    fate(one.from.role, one.to.role, one.service) == Fate::Served
+}
+
 /// What is otherwise than designed, a sentence each.
 pub fn differences(seen: &[Seen]) -> Vec<String> {
     let mut differences = Vec::new();
     for one in seen {
-        let designed = fate(one.from.role, one.to.role, one.service);
-        if (designed == Fate::Served) != one.reached {
+        if is_designed(one) != one.reached {
             differences.push(format!(
                 "{} {} {} of {} over {}",
                 one.from.name,

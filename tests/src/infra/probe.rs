@@ -17,8 +17,11 @@ use super::design::{Kind, Role, SERVICES, Server, Service};
 use super::machine::Machine;
 use super::site::Site;
 
-/// How long an answer may take. Less than a second, after which TCP would ask again.
-const PATIENCE: Duration = Duration::from_millis(850);
+/// How long silence has to last to be believed. Less than a second, after which TCP would ask again.
+const SILENCE: Duration = Duration::from_millis(850);
+
+/// How long an answer may take that is expected, on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often answers are looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -39,12 +42,16 @@ pub struct Seen {
     pub reached: bool,
 }
 
-/// Has a machine try everything of everybody else.
+/// Has a machine try everything of everybody else. What is `expected` to be reached is waited for.
 ///
 /// # Errors
 ///
 /// What the kernel says when it cannot be tried.
-pub fn all_from(site: &Site, from: &Machine) -> Result<Vec<Seen>> {
+pub fn all_from(
+    site: &Site,
+    from: &Machine,
+    expected: impl Fn(&Seen) -> bool + Send,
+) -> Result<Vec<Seen>> {
     from.enter(|| {
         let mut tries = Vec::new();
         for to in site.machines().iter().filter(|to| to.name() != from.name()) {
@@ -63,7 +70,7 @@ pub fn all_from(site: &Site, from: &Machine) -> Result<Vec<Seen>> {
                 }
             }
         }
-        wait(tries)
+        wait(tries, expected)
     })
 }
 
@@ -117,8 +124,8 @@ fn question(port: u16) -> Vec<u8> {
 }
 
 /// Waits for answers to all of them.
-fn wait(tries: Vec<(Seen, Option<Socket>)>) -> Result<Vec<Seen>> {
-    let deadline = Instant::now() + PATIENCE;
+fn wait(tries: Vec<(Seen, Option<Socket>)>, expected: impl Fn(&Seen) -> bool) -> Result<Vec<Seen>> {
+    let begun = Instant::now();
     let mut done = Vec::new();
     let mut open = Vec::new();
     for (seen, socket) in tries {
@@ -128,8 +135,9 @@ fn wait(tries: Vec<(Seen, Option<Socket>)>) -> Result<Vec<Seen>> {
         }
     }
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if open.is_empty() || left.is_zero() {
+        let is_complete = open.iter().all(|(seen, _)| !expected(seen));
+        let patience = if is_complete { SILENCE } else { PATIENCE };
+        if open.is_empty() || begun.elapsed() > patience {
             done.extend(open.iter().map(|(seen, _)| *seen));
             return Ok(done);
         }
@@ -222,7 +230,7 @@ fn decoy(machine: &Machine, port: u16, is_over: Arc<AtomicBool>) -> Result<()> {
         UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))
             .with_context(|| format!("port {port} of {}", machine.name()))
     })?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(SILENCE))?;
     thread::spawn(move || {
         let mut buffer = [0; 512];
         while !is_over.load(Ordering::Relaxed) {

@@ -201,8 +201,21 @@ pub fn ping(from: &Host, to: IpAddr, more: &str) -> Result<bool> {
 /// # Errors
 ///
 /// If it never does; `what` is told.
-pub fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+pub fn wait_until(what: &str, done: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait_at_most(PATIENCE, what, done)
+}
+
+/// Waits so long, at most, until `done` says so.
+///
+/// # Errors
+///
+/// If it does not; `what` is told.
+pub fn wait_at_most(
+    patience: Duration,
+    what: &str,
+    mut done: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let deadline = Instant::now() + patience;
     while !done()? {
         if Instant::now() > deadline {
             bail!("never: {what}");

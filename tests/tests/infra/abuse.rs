@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use firewall_tests::infra::design::SITE;
 use firewall_tests::infra::{INTERFACE, Machine, Site, balancer, guard};
-use firewall_tests::net::traffic::wait_until;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::client::{curl, get};
 use crate::designed::dropped;
+use crate::wait_until;
 
 /// Another host of the client's network.
 const INTRUDER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 66);

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use firewall_tests::infra::design::{Role, SITE, fate_without_sender};
-use firewall_tests::infra::probe::{Decoys, all_from};
+use firewall_tests::infra::probe::{Decoys, Seen, all_from};
 use firewall_tests::infra::{INTERFACE, Site, guard};
 
 use crate::client::get;
@@ -53,9 +53,9 @@ pub(crate) fn a_web_server_in_wrong_hands_finds_no_way_on(site: &mut Site) -> Re
     // Root does. Then everybody else is as closed to it as ever, and open is what has no firewall.
     guard::firewall(web, &["detach", "-i", INTERFACE])?.success()?;
     let decoys = Decoys::start(site)?;
-    for seen in all_from(site, web)? {
-        let expected = fate_without_sender(Role::Web, seen.to.role, seen.service);
-        ensure!(seen.reached == expected, "{seen:?}");
+    let expected = |seen: &Seen| fate_without_sender(Role::Web, seen.to.role, seen.service);
+    for seen in all_from(site, web, expected)? {
+        ensure!(seen.reached == expected(&seen), "{seen:?}");
         ensure!(
             !(seen.reached && matches!(seen.to.role, Role::Primary | Role::Replica)),
             "{seen:?}"

@@ -14,10 +14,11 @@ mod watched;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use firewall_tests::infra::{Programs, Site};
+use firewall_tests::net::traffic::wait_at_most;
 use firewall_tests::net::{search_path, skip};
 
 /// What runs on the machines, of Debian's packages.
@@ -40,6 +41,9 @@ const NEEDED: &[&str] = &[
     "setpriv",
     "unshare",
 ];
+
+/// How long something may take, on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A part of the test.
 type Part = fn(&mut Site) -> Result<()>;
@@ -119,6 +123,11 @@ fn is_possible() -> Result<bool> {
         return Ok(false);
     }
     Ok(true)
+}
+
+/// Waits until `done` says so.
+fn wait_until(what: &str, done: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait_at_most(PATIENCE, what, done)
 }
 
 /// Tells the person who has asked for output how far it is.
