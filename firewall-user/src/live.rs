@@ -173,8 +173,12 @@ impl Live {
         Ok(rules::parse_with(&self.kept.file, &self.text, kept)?)
     }
 
-    /// The lists as they are in force.
-    fn lists(&self) -> Result<lists::Lists> {
+    /// The lists as they are in force, by their paths in the rule file.
+    ///
+    /// # Errors
+    ///
+    /// One cannot be read.
+    pub(crate) fn lists(&self) -> Result<lists::Lists> {
         let lists = self.kept.lists.iter().map(|list| {
             let source = Source::new(&list.path, self.text(list)?);
             Ok((list.name.clone(), source))

@@ -1,9 +1,9 @@
 //! Saving a file so that whatever stops us, a signal or the power, either the old or the new one is there, whole: it is written
 //! beside the old one, synced, and renamed over it, and then the folder is synced.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -33,6 +33,26 @@ pub(crate) struct Written<D: Disk> {
     beside: PathBuf,
     target: PathBuf,
     is_in_place: bool,
+}
+
+/// Puts `bytes` into a file of this program's own, at `path`, which nobody else reads; the file and its folder are made where there are
+/// none.
+///
+/// # Errors
+///
+/// It cannot be written; what was there is untouched.
+pub(crate) fn own(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().context("a file without a folder")?;
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.with_context(|| format!("making {}", folder.display()))?;
+    // The new file gets owner and permissions of the old one. An empty one is none that can be read, so it is not left there.
+    if !path.exists() {
+        let mut file = OpenOptions::new();
+        let made = file.write(true).create_new(true).mode(0o600).open(path);
+        let made = made.and_then(|mut file| file.write_all(b"{}"));
+        made.with_context(|| format!("making {}", path.display()))?;
+    }
+    write(RealDisk, path, bytes)?.put()
 }
 
 /// Writes what is to be in the file at `path`, beside it.

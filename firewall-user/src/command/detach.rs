@@ -5,6 +5,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::bans;
+use super::serve::good;
 use crate::kernel::guard::{Found, Guard, remove_stale};
 use crate::kernel::{interface, pins};
 use crate::output::Output;
@@ -43,6 +44,7 @@ pub(crate) fn run(detach: &Detach, output: &Output) -> Result<()> {
         lock::announce_detach(&turn, name)?;
         let detached = detach_from(name)?;
         bans::saved::forget(name)?;
+        good::forget(name)?;
         output.text(format_args!(
             "{name}: {}",
             if detached {

@@ -2,6 +2,7 @@
 //! with or without it.
 
 mod exposition;
+pub(crate) mod good;
 mod health;
 mod http;
 mod keeper;

@@ -21,6 +21,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context as _, Error, Result, anyhow, bail};
 use firewall_common::abi::control::Place;
@@ -331,10 +332,12 @@ pub fn interfaces() -> Result<Vec<String>> {
 ///
 /// A sentence that says what is missing.
 pub fn ensure_bpffs() -> Result<()> {
+    // A service that has given up its privileges cannot ask for that any more when the file system is gone later.
+    let is_own = is_own_mount_namespace();
     if is_bpffs() {
         return Ok(());
     }
-    if is_own_mount_namespace() {
+    if is_own {
         bail!(
             "{BPFFS} is not a BPF file system in this mount namespace, which is one of its own (as under `ip netns exec`): what \
              is mounted and pinned here is gone when the command ends, and the interface open. Use `nsenter \
@@ -346,11 +349,12 @@ pub fn ensure_bpffs() -> Result<()> {
     })
 }
 
-/// Whether mounts of this process are seen by none but its like. Where that of the first process cannot be asked for, it is not
-/// ours.
+/// Whether mounts of this process are seen by none but its like. Where that of the first process cannot be asked for when this is asked
+/// first, it is not ours.
 pub fn is_own_mount_namespace() -> bool {
+    static IS_OWN: OnceLock<bool> = OnceLock::new();
     let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-    of("self") != of("1")
+    *IS_OWN.get_or_init(|| of("self") != of("1"))
 }
 
 /// Whether the BPF file system is mounted.

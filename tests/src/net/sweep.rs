@@ -7,6 +7,9 @@ use std::sync::Once;
 use super::host::{NAMESPACES, ip};
 use super::lab::{PINS, PREFIX};
 
+/// Where the service keeps what was in force last.
+const GOOD: &str = "/var/lib/firewall/good";
+
 /// Removes namespaces and pins of test processes that are no more.
 pub(super) fn sweep() {
     static SWEPT: Once = Once::new();
@@ -21,12 +24,15 @@ pub(super) fn sweep() {
     });
 }
 
-/// Removes an interface's pins, and those of interfaces that a test has made beside it and named after it; with the last
+/// Removes an interface's pins, what the service has kept of it, and those of interfaces that a test has made beside it and named after it; with the last
 /// reference to them go the programs and their maps.
 pub(super) fn unpin(interface: &str) {
     for name in names_in(PINS).filter(|name| name.starts_with(interface)) {
         // Another process may sweep at the same time.
         let _ = fs::remove_dir_all(Path::new(PINS).join(name));
+    }
+    for name in names_in(GOOD).filter(|name| name.starts_with(interface)) {
+        let _ = fs::remove_file(Path::new(GOOD).join(name));
     }
 }
 

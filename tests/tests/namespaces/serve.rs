@@ -3,6 +3,7 @@
 mod bans;
 mod counters;
 mod endpoint;
+mod good;
 mod hold;
 mod metrics;
 mod notify;

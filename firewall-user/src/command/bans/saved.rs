@@ -5,9 +5,8 @@
 //! backwards since, nothing has passed, so that no ban lasts longer than it had left when it was saved.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,9 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Target;
 use crate::kernel::bans::{LiveBan, now_ns};
-use crate::save::{self, RealDisk};
+use crate::save;
 
-const FOLDER: &str = "/var/lib/firewall";
 const FILE: &str = "/var/lib/firewall/bans.json";
 /// Where a file is put that cannot be read, for whoever wants to know what was in it.
 const UNREADABLE: &str = "/var/lib/firewall/bans.json.unreadable";
@@ -200,17 +198,8 @@ fn write(all: &All, before: &All) -> Result<()> {
     if all.is_empty() {
         return fs::remove_file(FILE).with_context(|| format!("removing {FILE}"));
     }
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(FOLDER);
-    made.with_context(|| format!("making {FOLDER}"))?;
     let bytes = serde_json::to_vec(all).context("writing down bans")?;
-    let mut file = OpenOptions::new();
-    // The new file gets owner and permissions of the old one. An empty one is none that can be read, so it is not left there.
-    if !Path::new(FILE).exists() {
-        let made = file.write(true).create_new(true).mode(0o600).open(FILE);
-        let made = made.and_then(|mut file| io::Write::write_all(&mut file, b"{}"));
-        made.with_context(|| format!("making {FILE}"))?;
-    }
-    save::write(RealDisk, Path::new(FILE), &bytes)?.put()
+    save::own(Path::new(FILE), &bytes)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use anyhow::{Result, bail};
 use tracing::{error, info, warn};
 
 use super::Serve;
+use super::good;
 use super::health::Health;
 use super::policies::Policies;
 use super::tally::Tally;
@@ -83,6 +84,8 @@ struct Kept {
     released: bool,
     /// Whether it was guarded when it was looked at last.
     was_guarded: bool,
+    /// The generation that was kept last, for the next start of the machine.
+    good: Option<u64>,
 }
 
 /// How it stands with an interface.
@@ -147,7 +150,7 @@ impl Keeper {
         {
             info!("{name}: well again");
         }
-        if let Err(error) = self.save_bans_in_time() {
+        if let Err(error) = self.save_in_time() {
             warn!("bans were not saved: {error:#}");
         }
         self.told = problems.clone();
@@ -169,21 +172,29 @@ impl Keeper {
         let Some(_turn) = lock::exclusive_within(ENDING)? else {
             bail!("bans were not saved: a command has its turn");
         };
-        self.save_bans()
+        self.save()
     }
 
-    /// Saves bans if it is time to.
-    fn save_bans_in_time(&mut self) -> Result<()> {
+    /// Saves that if it is time to.
+    fn save_in_time(&mut self) -> Result<()> {
         if self.saved_at.elapsed() >= SAVING
             && let Some(_turn) = lock::exclusive_within(TURN)?
         {
-            self.save_bans()?;
+            self.save()?;
         }
         Ok(())
     }
 
-    fn save_bans(&mut self) -> Result<()> {
+    /// Saves what is to outlive the machine's going down: bans, and what is in force by the interfaces' rule files.
+    fn save(&mut self) -> Result<()> {
         self.saved_at = Instant::now();
+        for (name, kept) in &mut self.kept {
+            if let Some(file) = self.policies.get_mut(name)
+                && let Err(error) = good::keep(name, &file.path, &mut kept.good)
+            {
+                warn!("{name}: what is in force was not kept for the next start: {error:#}");
+            }
+        }
         let mut all = BTreeMap::new();
         // Also of what has come to be guarded since it was looked at last.
         for name in self.kept.keys() {
@@ -309,6 +320,7 @@ impl Kept {
             hardware_address: None,
             released: false,
             was_guarded: false,
+            good: None,
         }
     }
 
@@ -447,7 +459,7 @@ impl Keeper {
         &mut self,
         name: &str,
         interface: &Interface,
-        is_guarded: bool,
+        mut is_guarded: bool,
     ) -> Result<State> {
         let Some(file) = self.policies.get_mut(name) else {
             return Ok(State::Well);
@@ -479,8 +491,9 @@ impl Keeper {
             trial: self.trial.filter(|_| is_guarded),
             shadow: false,
         };
+        let output = Output::new(Format::Text);
         let applied = match file.load() {
-            Ok(loaded) => order.carry_out(&loaded, interface, &Output::new(Format::Text)),
+            Ok(loaded) => order.carry_out(&loaded, interface, &output),
             Err(report) => bail_with(&report),
         };
         match applied {
@@ -493,9 +506,22 @@ impl Keeper {
                 });
             }
             Err(wrong) => {
-                let stays = match is_guarded {
-                    true => "what is in force stays so",
-                    false => "it is NOT guarded",
+                // Better what was in force before the machine went down than nothing.
+                let instead = match is_guarded {
+                    true => Ok(Some("what is in force stays so".to_owned())),
+                    false => good::load(name, &file.path).and_then(|loaded| {
+                        let put = |loaded| order.carry_out(&loaded, interface, &output);
+                        let done = loaded.map(|loaded| put(loaded)).transpose()?;
+                        Ok(done.map(|done| format!("what was in force last is so again ({done})")))
+                    }),
+                };
+                is_guarded |= matches!(instead, Ok(Some(_)));
+                let stays = match instead {
+                    Ok(Some(what)) => what,
+                    Ok(None) => "it is NOT guarded".to_owned(),
+                    Err(error) => format!(
+                        "it is NOT guarded, and what was in force last cannot be either ({error:#})"
+                    ),
                 };
                 error!(
                     "{name}: {} is not applied, {stays}: {wrong:#}",
@@ -507,6 +533,9 @@ impl Keeper {
         }
         if let Some(kept) = self.kept.get_mut(name) {
             kept.held.look()?;
+            if let Err(error) = good::keep(name, &file.path, &mut kept.good) {
+                warn!("{name}: what is in force was not kept for the next start: {error:#}");
+            }
         }
         match file.failed_at {
             Some(_) if !is_guarded => {
