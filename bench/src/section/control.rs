@@ -166,6 +166,9 @@ fn edits(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
+/// What is added or removed in each round.
+type Cidrs = fn(u32) -> String;
+
 fn edit(bench: &mut Bench, case: &str, firewall: &str, large: Large, rounds: u32) -> Result<()> {
     let mut add =
         |what: &str, aim: Option<f64>, arguments: &dyn Fn(u32) -> Vec<String>| -> Result<()> {
@@ -192,7 +195,7 @@ fn edit(bench: &mut Bench, case: &str, firewall: &str, large: Large, rounds: u32
     })?;
     if let Large::Group(mix) = large {
         // Those are in none of the lists; of these some part is.
-        let (new, in_part): (fn(u32) -> String, fn(u32) -> String) = match mix.family() {
+        let (new, in_part): (Cidrs, Cidrs) = match mix.family() {
             Family::V4 => (
                 |round| format!("240.0.0.{round}"),
                 |round| format!("{}.0.0.0/12", 20 + round),

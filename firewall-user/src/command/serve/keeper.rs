@@ -25,7 +25,7 @@ use crate::kernel::pins::Hook;
 use crate::kernel::reading::{self, Known};
 use crate::lock;
 use crate::output::{Format, Output, width};
-use crate::rules::Report;
+use crate::rules::{Loaded, Report};
 
 /// How long to wait for a turn. A command that has it may be waiting for what is held here to be let go.
 const TURN: Duration = Duration::from_millis(200);
@@ -510,8 +510,8 @@ impl Keeper {
                 let instead = match is_guarded {
                     true => Ok(Some("what is in force stays so".to_owned())),
                     false => good::load(name, &file.path).and_then(|loaded| {
-                        let put = |loaded| order.carry_out(&loaded, interface, &output);
-                        let done = loaded.map(|loaded| put(loaded)).transpose()?;
+                        let put = |loaded: Loaded| order.carry_out(&loaded, interface, &output);
+                        let done = loaded.map(put).transpose()?;
                         Ok(done.map(|done| format!("what was in force last is so again ({done})")))
                     }),
                 };
