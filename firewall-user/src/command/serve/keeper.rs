@@ -1,13 +1,16 @@
 //! Looks after interfaces: holds what is pinned, puts back pins that are lost, guards again what was gone and is back, and applies rule
 //! files. Where a command has its turn, it waits for its own without holding anybody up.
 
+mod applying;
+mod kept;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::Serve;
 use super::good;
@@ -15,24 +18,19 @@ use super::health::Health;
 use super::policies::Policies;
 use super::tally::Tally;
 use super::watcher::{Files, Wake};
-use crate::command::apply::Order;
 use crate::command::bans;
 use crate::kernel::attach::ModeChoice;
-use crate::kernel::guard::{Found, Guard, Returned, Trial};
-use crate::kernel::held::{Held, Links, Look};
+use crate::kernel::guard::{Found, Guard, Returned};
+use crate::kernel::held::Look;
 use crate::kernel::interface::{self, Interface, Mode};
-use crate::kernel::pins::Hook;
 use crate::kernel::reading::{self, Known};
 use crate::lock;
-use crate::output::{Format, Output, width};
-use crate::rules::{Loaded, Report};
+use kept::Kept;
 
 /// How long to wait for a turn. A command that has it may be waiting for what is held here to be let go.
 const TURN: Duration = Duration::from_millis(200);
 /// How soon to look again where a command has its turn.
 const SOON: Duration = Duration::from_millis(10);
-/// How often it is tried to guard an interface whose rule file could not be applied.
-const RETRY: Duration = Duration::from_secs(60);
 /// How long to wait for a turn when the service is told to end.
 const ENDING: Duration = Duration::from_secs(60);
 /// How often bans are saved.
@@ -69,23 +67,6 @@ pub(super) struct Keeper {
     wake: Arc<Wake>,
     /// What was told last, by what it is about: a problem that stays is told once.
     told: BTreeMap<String, String>,
-}
-
-/// An interface that is looked after.
-#[derive(Debug)]
-struct Kept {
-    held: Held,
-    /// What guards it while its pins are those from before it went.
-    returned: Option<Returned>,
-    /// In which mode the program ran, and for which hardware address, when it was seen last.
-    mode: Option<Mode>,
-    hardware_address: Option<[u8; 6]>,
-    /// Index of the interface that a command has taken the firewall off: it is not guarded again by itself.
-    released: bool,
-    /// Whether it was guarded when it was looked at last.
-    was_guarded: bool,
-    /// The generation that was kept last, for the next start of the machine.
-    good: Option<u64>,
 }
 
 /// How it stands with an interface.
@@ -311,65 +292,6 @@ impl Keeper {
     }
 }
 
-impl Kept {
-    fn new(name: &str) -> Self {
-        Self {
-            held: Held::of(name),
-            returned: None,
-            mode: None,
-            hardware_address: None,
-            released: false,
-            was_guarded: false,
-            good: None,
-        }
-    }
-
-    /// Whether both programs are on `interface`.
-    fn is_on(&mut self, interface: &Interface) -> Result<bool> {
-        let at_work = self.held.at_work(&Links::read()?)?;
-        let program = |hook: Hook| {
-            let (program, index) = at_work.get(hook.name())?;
-            (*index == interface.index).then_some(*program)
-        };
-        let (Some(ingress), Some(_)) = (program(Hook::Ingress), program(Hook::Egress)) else {
-            return Ok(false);
-        };
-        let mut programs = interface.xdp.iter();
-        if let Some((mode, _)) = programs.find(|(_, id)| *id == ingress) {
-            self.mode = Some(*mode);
-        }
-        self.hardware_address = interface.hardware_address;
-        self.was_guarded = true;
-        self.released = false;
-        Ok(true)
-    }
-
-    /// Pins again what has lost its pins, unless somebody is taking the firewall off.
-    fn put_back(&mut self, name: &str, tally: &Tally) -> Result<State> {
-        if lock::is_being_detached(name)? {
-            info!("{name}: the firewall is taken off");
-            self.held.let_go();
-            self.returned = None;
-            self.released = true;
-            return Ok(State::Waits);
-        }
-        let Some(_turn) = lock::exclusive_within(TURN)? else {
-            return Ok(State::Waits);
-        };
-        // A command may just have had its turn.
-        if self.held.look()? == Look::Lost {
-            let names = self.held.put_back()?;
-            tally.of(name, |one| one.repinned += 1);
-            warn!(
-                "{name}: pins were lost, and are put back: {}; it was guarded all the time",
-                names.join(", ")
-            );
-            self.held.look()?;
-        }
-        Ok(State::Well)
-    }
-}
-
 impl Keeper {
     /// One of the programs is not on the interface.
     fn complete(&mut self, mut guard: Box<Guard>, interface: &Interface) -> Result<State> {
@@ -453,108 +375,4 @@ impl Keeper {
         }
         self.apply_if_due(name, interface, false)
     }
-
-    /// Applies the interface's rule file if it is to be.
-    fn apply_if_due(
-        &mut self,
-        name: &str,
-        interface: &Interface,
-        mut is_guarded: bool,
-    ) -> Result<State> {
-        let Some(file) = self.policies.get_mut(name) else {
-            return Ok(State::Well);
-        };
-        let wants = match is_guarded {
-            true => file.is_due && !file.only_unguarded,
-            // Whatever kept it from being guarded may be over.
-            false => file.is_due || file.failed_at.is_some_and(|at| at.elapsed() > RETRY),
-        };
-        if !wants {
-            if is_guarded {
-                file.is_due = false;
-                return Ok(State::Well);
-            }
-            bail!("not guarded: {} could not be applied", file.path.display());
-        }
-        let Some(_turn) = lock::exclusive_within(TURN)? else {
-            return Ok(State::Waits);
-        };
-        if is_guarded && is_on_trial(interface)? {
-            return Ok(State::Well);
-        }
-        file.is_due = false;
-        file.only_unguarded = false;
-        let order = Order {
-            file: &file.path.clone(),
-            mode: self.mode,
-            // Nobody may be there to confirm what is in force first.
-            trial: self.trial.filter(|_| is_guarded),
-            shadow: false,
-        };
-        let output = Output::new(Format::Text);
-        let applied = match file.load() {
-            Ok(loaded) => order.carry_out(&loaded, interface, &output),
-            Err(report) => bail_with(&report),
-        };
-        match applied {
-            Ok(done) => {
-                info!("{done}");
-                file.failed_at = None;
-                let now = SystemTime::now().duration_since(UNIX_EPOCH);
-                self.tally.of(name, |one| {
-                    one.reloaded_at_s = Some(now.unwrap_or_default().as_secs());
-                });
-            }
-            Err(wrong) => {
-                // Better what was in force before the machine went down than nothing.
-                let instead = match is_guarded {
-                    true => Ok(Some("what is in force stays so".to_owned())),
-                    false => good::load(name, &file.path).and_then(|loaded| {
-                        let put = |loaded: Loaded| order.carry_out(&loaded, interface, &output);
-                        let done = loaded.map(put).transpose()?;
-                        Ok(done.map(|done| format!("what was in force last is so again ({done})")))
-                    }),
-                };
-                is_guarded |= matches!(instead, Ok(Some(_)));
-                let stays = match instead {
-                    Ok(Some(what)) => what,
-                    Ok(None) => "it is NOT guarded".to_owned(),
-                    Err(error) => format!(
-                        "it is NOT guarded, and what was in force last cannot be either ({error:#})"
-                    ),
-                };
-                error!(
-                    "{name}: {} is not applied, {stays}: {wrong:#}",
-                    file.path.display()
-                );
-                file.failed_at = Some(Instant::now());
-                self.tally.of(name, |one| one.reload_failures += 1);
-            }
-        }
-        if let Some(kept) = self.kept.get_mut(name) {
-            kept.held.look()?;
-            if let Err(error) = good::keep(name, &file.path, &mut kept.good) {
-                warn!("{name}: what is in force was not kept for the next start: {error:#}");
-            }
-        }
-        match file.failed_at {
-            Some(_) if !is_guarded => {
-                bail!("not guarded: {} could not be applied", file.path.display())
-            }
-            _ => Ok(State::Well),
-        }
-    }
-}
-
-/// While something waits to be confirmed nothing else is put in force.
-fn is_on_trial(interface: &Interface) -> Result<bool> {
-    Ok(match Guard::find(interface)? {
-        Found::Guard(guard) => matches!(guard.trial, Trial::Waits(_)),
-        Found::Nothing | Found::Stale => false,
-    })
-}
-
-/// All that is wrong with a rule file, as it is shown to whoever types a command.
-fn bail_with(report: &Report) -> Result<String> {
-    bail!("\n{}", report.render(false, width()))
 }
