@@ -74,6 +74,7 @@ impl FramePort {
                 {
                     return Ok(frames);
                 }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }
         }

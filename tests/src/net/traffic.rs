@@ -132,8 +132,8 @@ pub fn reaches(from: &UdpSocket, to: SocketAddr, receiver: &UdpSocket) -> Result
     let mut buffer = [0; 64];
     // IPv4 addresses are written as IPv6 ones on a socket for both.
     from.send_to(b"probe", mapped(from, to)?)?;
-    match receiver.recv(&mut buffer) {
-        Ok(length) => {
+    match receive(receiver, &mut buffer)? {
+        Some(length) => {
             ensure!(
                 &buffer[..length] == b"probe",
                 "received {:?}",
@@ -141,10 +141,26 @@ pub fn reaches(from: &UdpSocket, to: SocketAddr, receiver: &UdpSocket) -> Result
             );
             Ok(true)
         }
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-            Ok(false)
-        }
-        Err(error) => Err(error.into()),
+        None => Ok(false),
+    }
+}
+
+/// Waits for a datagram as long as the socket does; its length, or nothing if none came.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn receive(receiver: &UdpSocket, buffer: &mut [u8]) -> Result<Option<usize>> {
+    loop {
+        return match receiver.recv(buffer) {
+            Ok(length) => Ok(Some(length)),
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => Ok(None),
+                // The kernel does not go on by itself where a socket has a time-out (signal(7)).
+                ErrorKind::Interrupted => continue,
+                _ => Err(error.into()),
+            },
+        };
     }
 }
 
@@ -166,15 +182,10 @@ pub fn mapped(socket: &UdpSocket, to: SocketAddr) -> Result<SocketAddr> {
 pub fn drain(receiver: &UdpSocket) -> Result<u64> {
     let mut buffer = [0; 2048];
     let mut count = 0;
-    loop {
-        match receiver.recv(&mut buffer) {
-            Ok(_) => count += 1,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                return Ok(count);
-            }
-            Err(error) => return Err(error.into()),
-        }
+    while receive(receiver, &mut buffer)?.is_some() {
+        count += 1;
     }
+    Ok(count)
 }
 
 /// Sends one echo request; whether an answer came. `more` goes to ping: `-s 8900`, `-I ADDRESS`.

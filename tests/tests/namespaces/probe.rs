@@ -1,7 +1,6 @@
 //! Two policies that traffic can tell apart, and the traffic that does.
 
 use std::cell::Cell;
-use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -108,14 +107,10 @@ impl Probe {
 fn arrives(receiver: &UdpSocket, number: u32, patience: Duration) -> Result<bool> {
     receiver.set_read_timeout(Some(patience))?;
     let mut datagram = [0; 4];
-    loop {
-        match receiver.recv(&mut datagram) {
-            Ok(4) if datagram == number.to_be_bytes() => return Ok(true),
-            Ok(_) => {}
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                return Ok(false);
-            }
-            Err(error) => return Err(error.into()),
+    while let Some(length) = traffic::receive(receiver, &mut datagram)? {
+        if length == 4 && datagram == number.to_be_bytes() {
+            return Ok(true);
         }
     }
+    Ok(false)
 }

@@ -7,7 +7,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use firewall_tests::net::traffic::{
-    Echo, PATIENCE, SILENCE, exchange, mapped, ping, reaches, tcp, udp,
+    Echo, PATIENCE, SILENCE, exchange, mapped, ping, reaches, receive, tcp, udp,
 };
 use firewall_tests::net::{FramePort, Lab, Stats};
 use firewall_tests::packets::{
@@ -53,16 +53,11 @@ fn asks(from: &UdpSocket, to: SocketAddr, receiver: &UdpSocket) -> Result<bool> 
     from.send_to(b"question", mapped(from, to)?)?;
     let (_, back) = receiver.recv_from(&mut buffer).context("the question")?;
     receiver.send_to(b"answer", back)?;
-    match from.recv(&mut buffer) {
-        Ok(length) => {
-            ensure!(&buffer[..length] == b"answer");
-            Ok(true)
-        }
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-            Ok(false)
-        }
-        Err(error) => Err(error.into()),
-    }
+    let Some(length) = receive(from, &mut buffer)? else {
+        return Ok(false);
+    };
+    ensure!(&buffer[..length] == b"answer");
+    Ok(true)
 }
 
 fn connect(lab: &Lab, to: SocketAddr) -> Result<TcpStream> {
