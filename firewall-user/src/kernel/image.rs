@@ -4,6 +4,7 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd as _;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use super::mapped::{Access, Mapped};
 use anyhow::{Context as _, Result, bail, ensure};
@@ -15,6 +16,9 @@ use firewall_common::abi::{
     image::{Line, SIZE_CLASSES},
 };
 use zerocopy::FromBytes;
+
+/// How soon to look again whether an image is in its place.
+const POLL: Duration = Duration::from_micros(50);
 
 /// An image that is in the kernel.
 #[derive(Debug)]
@@ -83,6 +87,8 @@ impl From<Vec<Line>> for Image {
 #[derive(Debug)]
 pub struct Draft {
     mapped: Mapped<Line>,
+    /// The kernel's number of its map.
+    id: u32,
     place: Place,
     /// Lines of the image. What is behind them is zero.
     lines: usize,
@@ -92,21 +98,25 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// A copy of `image` in `place` of `images`, the array of maps of its class.
+    /// An image without lines in `place` of `images`, the array of maps of its class.
     ///
     /// # Errors
     ///
     /// What the kernel says, most likely that there is no memory.
-    pub(super) fn begin(images: MapData, place: Place, image: &[Line]) -> Result<Self> {
+    pub(super) fn begin(images: MapData, place: Place) -> Result<Self> {
         let map = create(place.class())?;
-        let mut mapped = mapped(&map, place.class())?;
-        let mut shared = Map::ArrayOfMaps(again(&images)?);
-        let installing = thread::spawn(move || Ok(share(&mut shared, place, map)?));
-        mapped.alone()[..image.len()].copy_from_slice(image);
+        let mapped = mapped(&map, place.class())?;
+        let id = map.info()?.id();
+        let (shared, inner) = (again(&images)?, map);
+        let installing = thread::spawn(move || {
+            let mut images = Map::ArrayOfMaps(shared);
+            Ok(share(&mut images, place, inner)?)
+        });
         Ok(Self {
             mapped,
+            id,
             place,
-            lines: image.len(),
+            lines: 0,
             images,
             installing: Some(installing),
         })
@@ -123,12 +133,54 @@ impl Draft {
         true
     }
 
-    /// Waits until it is in its place, and is changed no more.
-    fn settle(mut self) -> Result<()> {
-        match self.installing.take().map(JoinHandle::join) {
+    /// Waits until it is in its place, and is changed no more. The kernel puts it there, and then waits for programs.
+    fn settle(mut self) -> Result<Installed> {
+        // The system call is that of an array of u32: each is the id of a map.
+        let places: Array<MapData, u32> = Array::try_from(Map::Array(again(&self.images)?))?;
+        let is_there = || {
+            places
+                .get(&self.place.slot(), 0)
+                .is_ok_and(|id| id == self.id)
+        };
+        let is_over = |installing: &JoinHandle<_>| installing.is_finished();
+        while !is_there() && !self.installing.as_ref().is_none_or(is_over) {
+            thread::sleep(POLL);
+        }
+        let installed = Installed(self.installing.take());
+        match is_there() {
+            true => Ok(installed),
+            false => installed
+                .wait()
+                .and_then(|()| bail!("it is not in its place")),
+        }
+    }
+}
+
+/// An image that is in its place. For one that was a draft the kernel may still be waiting for programs that were running: where that
+/// matters it has to be waited for, and where not, it ends with this.
+#[derive(Debug)]
+pub struct Installed(Option<JoinHandle<Result<()>>>);
+
+impl Installed {
+    /// Waits until the kernel has.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn wait(mut self) -> Result<()> {
+        match self.0.take().map(JoinHandle::join) {
             Some(Ok(installed)) => installed,
             Some(Err(_)) => bail!("a thread of this command has failed"),
             None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.0.take() {
+            // It is in its place.
+            let _ = waiting.join();
         }
     }
 }
@@ -162,7 +214,12 @@ impl DerefMut for Draft {
 
 /// The smallest size class that holds `image`. The compiler has made sure that there is one.
 pub fn class_of(image: &[Line]) -> u32 {
-    let bytes = size_of_val(image);
+    class_of_lines(image.len())
+}
+
+/// The same of an image of so many lines.
+pub(super) fn class_of_lines(lines: usize) -> u32 {
+    let bytes = lines * size_of::<Line>();
     let class = SIZE_CLASSES.iter().position(|&size| bytes <= size);
     class.expect("the compiler refuses larger images") as u32
 }
@@ -177,7 +234,7 @@ pub fn map_name(place: Place) -> &'static str {
 /// # Errors
 ///
 /// What the kernel says, most likely that there is no memory.
-pub fn install(images: &mut Map, place: Place, image: Image) -> Result<()> {
+pub fn install(images: &mut Map, place: Place, image: Image) -> Result<Installed> {
     let lines = match image {
         Image::Draft(draft) => {
             ensure!(draft.place == place, "the draft is in another place");
@@ -187,7 +244,8 @@ pub fn install(images: &mut Map, place: Place, image: Image) -> Result<()> {
     };
     let map = create(place.class())?;
     mapped(&map, place.class())?.alone()[..lines.len()].copy_from_slice(&lines);
-    Ok(share(images, place, map)?)
+    share(images, place, map)?;
+    Ok(Installed(None))
 }
 
 /// Has nothing be in the slot of `place` in `images` any more.

@@ -62,7 +62,7 @@ pub(crate) fn change(
         return Ok(None);
     };
     let lines = policy.image_bytes as usize / size_of::<Line>();
-    let Some(mut image) = guard.draft(&guard.tables()?[..lines])? else {
+    let Some(mut image) = guard.draft(lines)? else {
         return Ok(None);
     };
     if !(blocks.iter()).all(|&block| change_list(&mut image, &rows, block, way)) {

@@ -26,8 +26,8 @@ use crate::kernel::kept::{Archive, Source};
 use crate::kernel::pins::{self, Pins};
 
 /// How many images of a size class are not freed when nobody needs them any more after a switch, but give way to the next in their place:
-/// freeing one takes the kernel some ten milliseconds, in which it waits for all programs that are running. When its place is taken no
-/// program has it in hand: since one did, the kernel has waited for an image that was installed.
+/// freeing one takes the kernel some ten milliseconds, in which it waits for all programs that are running. When its place is taken the
+/// kernel keeps it for a program that may have it in hand.
 const fn spared(class: u32) -> u32 {
     match SIZE_CLASSES[class as usize] >> 20 {
         0..=2 => SLOTS,
@@ -136,17 +136,22 @@ impl Guard {
         };
         let mut counters = self.make_room(&description)?;
         let mut images = Map::ArrayOfMaps(self.open(image::map_name(place))?);
-        image::install(&mut images, place, image)
+        let installed = image::install(&mut images, place, image)
             .context("the kernel did not take the policy's tables")?;
         // Slots that are new may have counted something else before, in any of the maps. Nobody does any more: with an array
         // of maps the kernel has just waited until every program that was running has ended (`maybe_wait_bpf_programs`,
         // kernel/bpf/syscall.c), so that none has an earlier generation in hand, nor earlier counters.
         let old: Vec<u32> = slots(&self.description).collect();
         let is_new = |slot: &u32| old.binary_search(slot).is_err();
-        if early.is_some() && slots(&description).any(|slot| is_new(&slot)) {
-            // For a draft it has waited, but maybe before there was room for the counters.
-            image::wait_for_programs(&mut images, place)?;
-        }
+        // For a draft it still waits, which only matters to slots that are new, and began to before there was room for the counters.
+        let _installed = match slots(&description).any(|slot| is_new(&slot)) {
+            true if early.is_some() => {
+                installed.wait()?;
+                image::wait_for_programs(&mut images, place)?;
+                None
+            }
+            _ => Some(installed),
+        };
         counters.clear(slots(&description).filter(is_new))?;
         description.policy.gone = gone_after(&self.description, &description, &counters)?;
         description.pin(&self.pins.policy(place))?;

@@ -3,7 +3,6 @@
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData};
 use firewall_common::abi::control::Place;
-use firewall_common::abi::image::Line;
 
 use super::{Guard, Trial};
 use crate::kernel::image::{self, Draft, Tables};
@@ -19,19 +18,20 @@ impl Guard {
         Tables::of(&self.image(place)?, place.class())
     }
 
-    /// The image that decides, as it is in `lines`, as a draft of the next one; or nothing where that has to be written down first which
+    /// The first `lines` of the image that decides as a draft of the next one; or nothing where that has to be written down first which
     /// the programs have done by themselves.
     ///
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn draft(&self, lines: &[Line]) -> Result<Option<Draft>> {
+    pub fn draft(&self, lines: usize) -> Result<Option<Draft>> {
         if self.trial == Trial::Lapsed {
             return Ok(None);
         }
-        let place = self.free_place(image::class_of(lines))?;
-        let images = self.open(image::map_name(place))?;
-        Draft::begin(images, place, lines).map(Some)
+        let place = self.free_place(image::class_of_lines(lines))?;
+        let mut draft = Draft::begin(self.open(image::map_name(place))?, place)?;
+        let fits = draft.extend_by(&self.tables()?[..lines]);
+        Ok(fits.then_some(draft))
     }
 
     /// The map with the image in `place`.
