@@ -7,7 +7,6 @@
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,9 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::net::{Daemon, Outcome, firewall, search_path, workspace};
+use crate::net::{Daemon, Outcome, firewall, search_path, within, workspace};
 
 use super::design::Server;
 
@@ -274,15 +272,7 @@ impl Machine {
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let path = format!("/proc/{}/ns/net", self.init);
         let file = File::open(&path).with_context(|| format!("{} is off", self.name()))?;
-        let inside = || {
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-                .context("cannot enter a namespace")?;
-            work()
-        };
-        match thread::scope(|scope| scope.spawn(inside).join()) {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
+        within(&file, work)
     }
 }
 

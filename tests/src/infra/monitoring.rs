@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use serde_json::Value;
 
 use super::design::{Role, SERVERS, Server};
 use super::machine::Machine;
-use crate::net::{Daemon, workspace};
+use crate::net::{Daemon, prometheus, workspace};
 
 /// The metrics of a machine.
 pub(super) fn node_exporter(machine: &Machine) -> Result<Daemon> {
@@ -103,22 +103,10 @@ fn configuration() -> String {
 ///
 /// Prometheus does not answer, or does not understand it.
 pub fn ask(machine: &Machine, expression: &str) -> Result<Vec<(Value, f64)>> {
-    let mut command = machine.command("curl");
-    command
-        .args(["--disable", "--silent", "--show-error", "--noproxy", "*"])
-        .args(["--max-time", "10", "--data-urlencode"])
-        .arg(format!("query={expression}"))
-        .arg("http://127.0.0.1:9090/api/v1/query");
-    let text = machine.run(&mut command)?.success()?;
-    let answer: Value = serde_json::from_str(&text).context(text)?;
-    ensure!(answer["status"] == "success", "{expression}: {answer}");
-    let series = answer["data"]["result"].as_array();
-    series
-        .with_context(|| format!("{expression}: {answer}"))?
-        .iter()
-        .map(|one| {
-            let value = one["value"][1].as_str().context("a value")?;
-            Ok((one["metric"].clone(), value.parse()?))
-        })
-        .collect()
+    prometheus::ask(
+        machine.command("curl"),
+        "127.0.0.1:9090",
+        expression,
+        |curl| machine.run(curl),
+    )
 }

@@ -70,15 +70,7 @@ impl Host {
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let file = Path::new(NAMESPACES).join(&self.namespace);
         let file = File::open(&file).with_context(|| format!("cannot open {}", file.display()))?;
-        let inside = || {
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-                .context("cannot enter a namespace")?;
-            work()
-        };
-        match thread::scope(|scope| scope.spawn(inside).join()) {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
+        within(&file, work)
     }
 
     /// Starts a program here. `ip netns exec` would hide bpffs from it; a thread in the namespace does not.
@@ -242,6 +234,19 @@ impl Drop for Host {
         super::sweep::unpin(&self.interface);
         // The next process tries again.
         let _ = ip(&["netns", "delete", &self.namespace]);
+    }
+}
+
+/// Calls `work` on a thread in the network namespace that `file` is.
+pub(crate) fn within<T: Send>(file: &File, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let inside = || {
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+            .context("cannot enter a namespace")?;
+        work()
+    };
+    match thread::scope(|scope| scope.spawn(inside).join()) {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
     }
 }
 

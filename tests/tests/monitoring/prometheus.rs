@@ -7,8 +7,8 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
-use firewall_tests::net::{Daemon, Host, Lab};
+use anyhow::{Result, bail, ensure};
+use firewall_tests::net::{Daemon, Host, Lab, prometheus};
 use serde_json::Value;
 
 use crate::dist;
@@ -52,24 +52,9 @@ impl<'lab> Prometheus<'lab> {
 
     /// What an expression gives now: labels and value of each series.
     pub(crate) fn ask(&self, expression: &str) -> Result<Vec<(Value, f64)>> {
-        let mut command = Command::new("curl");
-        command
-            .args(["--disable", "--silent", "--show-error", "--noproxy", "*"])
-            .args(["--max-time", "10", "--data-urlencode"])
-            .arg(format!("query={expression}"))
-            .arg(format!("http://{LISTENS}/api/v1/query"));
-        let text = self.host.run(&mut command)?.success()?;
-        let answer: Value = serde_json::from_str(&text).context(text)?;
-        ensure!(answer["status"] == "success", "{expression}: {answer}");
-        let series = answer["data"]["result"].as_array();
-        series
-            .with_context(|| format!("{expression}: {answer}"))?
-            .iter()
-            .map(|one| {
-                let value = one["value"][1].as_str().context("a value")?;
-                Ok((one["metric"].clone(), value.parse()?))
-            })
-            .collect()
+        prometheus::ask(Command::new("curl"), LISTENS, expression, |curl| {
+            self.host.run(curl)
+        })
     }
 
     /// Waits until an expression gives something.
