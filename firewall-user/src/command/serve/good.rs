@@ -31,13 +31,20 @@ struct List {
     text: String,
 }
 
-/// Keeps what is in force on the interface called `name`, if it came from the rule file `path`, is not on trial, and is another generation than `kept`,
+/// What was kept. Generations begin anew where the firewall was taken off and put on again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    generation: u64,
+    applied_at_s: u64,
+}
+
+/// Keeps what is in force on the interface called `name`, if it came from the rule file `path`, is not on trial, and is another one than `kept`,
 /// which was kept last. It has to be the caller's turn.
 ///
 /// # Errors
 ///
 /// It cannot be read or written; what was kept before stays.
-pub(super) fn keep(name: &str, path: &Path, kept: &mut Option<u64>) -> Result<()> {
+pub(super) fn keep(name: &str, path: &Path, kept: &mut Option<Kept>) -> Result<()> {
     // As it is now: a program may just have come onto it.
     let Some(interface) = interface::find(name)? else {
         return Ok(());
@@ -47,7 +54,11 @@ pub(super) fn keep(name: &str, path: &Path, kept: &mut Option<u64>) -> Result<()
     };
     let (description, trial) = (&guard.description, guard.trial);
     let is_its = Path::new(&description.file) == path && !description.policy.is_open;
-    if !is_its || trial != Trial::Over || *kept == Some(description.generation) {
+    let this = Kept {
+        generation: description.generation,
+        applied_at_s: description.applied_at_s,
+    };
+    if !is_its || trial != Trial::Over || *kept == Some(this) {
         return Ok(());
     }
     let live = Live::of(&guard)?;
@@ -64,7 +75,7 @@ pub(super) fn keep(name: &str, path: &Path, kept: &mut Option<u64>) -> Result<()
     };
     let bytes = serde_json::to_vec(&good).context("writing down rules")?;
     save::own(&place(name), &bytes)?;
-    *kept = Some(description.generation);
+    *kept = Some(this);
     Ok(())
 }
 

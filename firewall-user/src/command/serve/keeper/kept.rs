@@ -4,6 +4,7 @@ use anyhow::Result;
 use tracing::{info, warn};
 
 use super::{State, TURN};
+use crate::command::serve::good;
 use crate::command::serve::tally::Tally;
 use crate::kernel::guard::Returned;
 use crate::kernel::held::{Held, Links, Look};
@@ -24,8 +25,8 @@ pub(super) struct Kept {
     pub(super) released: bool,
     /// Whether it was guarded when it was looked at last.
     pub(super) was_guarded: bool,
-    /// The generation that was kept last, for the next start of the machine.
-    pub(super) good: Option<u64>,
+    /// What was kept last, for the next start of the machine.
+    pub(super) good: Option<good::Kept>,
 }
 
 impl Kept {
