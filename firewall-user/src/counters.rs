@@ -97,13 +97,26 @@ impl<Name: AsRef<str>> Subject<Name> {
 
 /// What each slot counts, in the order of the slots.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Vec<(Subject, u32)>")]
-pub struct Slots(Vec<(Subject, u32)>);
+#[serde(from = "Vec<(Subject<Name>, u32)>")]
+#[serde(bound(deserialize = "Name: Deserialize<'de>"))]
+pub struct Slots<Name = String>(Vec<(Subject<Name>, u32)>);
 
-impl From<Vec<(Subject, u32)>> for Slots {
-    fn from(mut list: Vec<(Subject, u32)>) -> Self {
+impl<Name> From<Vec<(Subject<Name>, u32)>> for Slots<Name> {
+    fn from(mut list: Vec<(Subject<Name>, u32)>) -> Self {
         list.sort_unstable_by_key(|&(_, slot)| slot);
         Self(list)
+    }
+}
+
+impl<Name> Slots<Name> {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&Subject<Name>, u32)> {
+        self.0.iter().map(|(subject, slot)| (subject, *slot))
+    }
+
+    /// Every slot that is given to something, in order.
+    pub fn used(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().map(|&(_, slot)| slot)
     }
 }
 
@@ -114,27 +127,17 @@ impl Slots {
         all.find_map(|(one, slot)| (one == subject).then_some(slot))
     }
 
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = (&Subject, u32)> {
-        self.0.iter().map(|(subject, slot)| (subject, *slot))
-    }
-
     /// The same, but of rules for which `is_another` holds, a rule of that name is not the one that counted: it begins at zero. What of
     /// these a port still needs stays its, and the slots in `reserved` are not given to anything.
-    pub fn without(&self, is_another: impl Fn(&str) -> bool, reserved: &[u32]) -> Self {
+    pub fn without(&self, is_another: impl Fn(&str) -> bool, reserved: &[u32]) -> Slots<&str> {
         let slots = self.iter().map(|(subject, slot)| match subject.rule() {
             Some(rule) if is_another(rule) => (gone(subject, slot), slot),
-            _ => (subject.clone(), slot),
+            _ => (subject.map(String::as_str), slot),
         });
         let used: HashSet<u32> = self.used().collect();
         let reserved = reserved.iter().filter(|slot| !used.contains(slot));
         let reserved = reserved.map(|&slot| (Subject::Reserved(slot), slot));
-        Self::from(slots.chain(reserved).collect::<Vec<_>>())
-    }
-
-    /// Every slot that is given to something, in order.
-    pub fn used(&self) -> impl Iterator<Item = u32> {
-        self.0.iter().map(|&(_, slot)| slot)
+        Slots::from(slots.chain(reserved).collect::<Vec<_>>())
     }
 }
 
@@ -160,9 +163,9 @@ pub struct Allocator<'a> {
 
 impl<'a> Allocator<'a> {
     /// Goes on from the slots of the generation before.
-    pub fn new(before: &'a Slots) -> Self {
+    pub fn new(before: &Slots<&'a str>) -> Self {
         let old = before.iter();
-        let old = old.map(|(subject, slot)| (subject.map(String::as_str), (slot, false)));
+        let old = old.map(|(&subject, slot)| (subject, (slot, false)));
         let highest = before.used().last().unwrap_or(0);
         let mut taken = vec![false; highest as usize + 1];
         before.used().for_each(|slot| taken[slot as usize] = true);
@@ -237,7 +240,7 @@ impl<'a> Allocator<'a> {
 }
 
 /// What a rule's slot counts when the rule is gone.
-fn gone<Name>(subject: &Subject<Name>, slot: u32) -> Subject<Name> {
+fn gone<Name, Of>(subject: &Subject<Name>, slot: u32) -> Subject<Of> {
     match subject.port() {
         Some((protocol, port)) => Subject::GoneAtPort(protocol, port, slot),
         None => Subject::Reserved(slot),
@@ -342,9 +345,18 @@ pub struct Gone {
 /// A policy's rules, as [`Gone`] has to know them.
 pub struct Deciding<'a> {
     /// By name.
-    pub rules: BTreeMap<&'a str, Decides>,
+    pub rules: HashMap<&'a str, Decides>,
     /// What they count where.
     pub slots: &'a Slots,
+}
+
+impl Deciding<'_> {
+    /// In which slots which rules count, in the order of the slots.
+    fn counting(&self) -> impl Iterator<Item = (Decides, u32)> {
+        self.slots
+            .iter()
+            .filter_map(|(subject, slot)| Some((*self.rules.get(subject.rule()?)?, slot)))
+    }
 }
 
 impl Gone {
@@ -359,18 +371,10 @@ impl Gone {
         next: &Deciding<'_>,
         read: impl FnOnce(&[u32]) -> Result<Vec<Counter>, E>,
     ) -> Result<Self, E> {
-        let counting = |policy: &Deciding<'_>| -> BTreeMap<u32, Decides> {
-            let slots = policy.slots.iter();
-            let slots = slots.filter_map(|(subject, slot)| {
-                let rule = subject.rule()?;
-                Some((slot, *policy.rules.get(rule)?))
-            });
-            slots.collect()
-        };
-        let now = counting(next);
-        let is_again = |(decides, slot): &(Decides, u32)| now.get(slot) == Some(decides);
-        let went = counting(before);
-        let went = went.into_iter().map(|(slot, decides)| (decides, slot));
+        let (now, went) = (next.counting(), before.counting());
+        let in_order: Vec<(u32, Decides)> = now.map(|(decides, slot)| (slot, decides)).collect();
+        let is_again =
+            |&(decides, slot): &(Decides, u32)| in_order.binary_search(&(slot, decides)).is_ok();
         let slots = went.filter(|one| !is_again(one)).collect();
         let old: Vec<(Decides, u32)> = (self.slots.iter().copied())
             .filter(|one| !is_again(one))
@@ -428,6 +432,11 @@ impl Gone {
 mod tests {
     use super::*;
 
+    /// As they are, when no rule is another.
+    fn all(slots: &Slots) -> Slots<&str> {
+        slots.without(|_| false, &[])
+    }
+
     #[test]
     fn what_had_a_slot_keeps_it_and_gaps_are_filled() {
         let subject = Subject::Rule;
@@ -438,10 +447,10 @@ mod tests {
             first.slot(subject("b")).unwrap(),
         );
         let first = first.finish(["a", "b"].into_iter(), &[]);
-        let mut second = Allocator::new(&first);
+        let mut second = Allocator::new(&all(&first));
         assert_eq!(second.slot(subject("b")), Ok(b));
         let second = second.finish(["b"].into_iter(), &[]);
-        let mut third = Allocator::new(&second);
+        let mut third = Allocator::new(&all(&second));
         assert_eq!(third.slot(subject("b")), Ok(b));
         assert_eq!(third.slot(subject("c")), Ok(a));
     }
@@ -453,7 +462,7 @@ mod tests {
         let gone = Subject::RuleAtPort("web", 6, 8080);
         let slot = first.slot(gone).unwrap();
         let first = first.finish(["web"].into_iter(), &[(6, 8080)]);
-        let mut second = Allocator::new(&first);
+        let mut second = Allocator::new(&all(&first));
         second.slot(Subject::RuleAtPort("web", 6, 80)).unwrap();
         let second = second.finish(["web"].into_iter(), &[(6, 80)]);
         assert_eq!(second.get(&gone.map(|&name| name.to_owned())), Some(slot));

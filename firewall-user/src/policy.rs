@@ -1,6 +1,5 @@
 //! A rule file on its way into the kernel: loaded, compiled, described.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -84,11 +83,11 @@ pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>, most: usize) -> 
 }
 
 /// The slots that are taken when `rules` come in force after `before`. A rule of the same name that does something else is another one.
-fn taken<'b>(before: Option<&'b Policy>, rules: &[DescribedRule]) -> Cow<'b, Slots> {
+fn taken<'b>(before: Option<&'b Policy>, rules: &[DescribedRule]) -> Slots<&'b str> {
     let Some(before) = before else {
-        return Cow::Owned(Slots::default());
+        return Slots::default();
     };
-    let next: BTreeMap<&str, Decides> = (rules.iter())
+    let next: foldhash::HashMap<&str, Decides> = (rules.iter())
         .map(|rule| (rule.name.as_str(), rule.decides()))
         .collect();
     let was = before.deciding().rules;
@@ -96,11 +95,7 @@ fn taken<'b>(before: Option<&'b Policy>, rules: &[DescribedRule]) -> Cow<'b, Slo
         let (was, next) = (was.get(name), next.get(name));
         was.zip(next).is_some_and(|(was, next)| was != next)
     };
-    let reserved = before.gone.slots();
-    if reserved.is_empty() && !before.rules.iter().any(|rule| is_another(&rule.name)) {
-        return Cow::Borrowed(&before.slots);
-    }
-    Cow::Owned(before.slots.without(is_another, &reserved))
+    before.slots.without(is_another, &before.gone.slots())
 }
 
 impl Prepared {

@@ -138,9 +138,14 @@ fn made(change: &impl Changing, guard: &Guard, live: &mut Live) -> Result<Option
         return Ok(None);
     };
     live.forget_alone();
+    // While all is compiled, the kernel makes room for the tables and waits for the programs that are running.
+    let draft = guard.draft()?;
     let loaded = live.loaded()?;
-    let prepared = policy::prepare(&loaded, Some(&guard.description.policy), MAX_WARNINGS)?;
+    let mut prepared = policy::prepare(&loaded, Some(&guard.description.policy), MAX_WARNINGS)?;
     leave(loaded);
+    if let Some(draft) = draft {
+        prepared.image = draft.hold(prepared.image);
+    }
     Ok(Some(Made { said, prepared }))
 }
 

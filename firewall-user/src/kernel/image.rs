@@ -122,6 +122,15 @@ impl Draft {
         })
     }
 
+    /// Puts `image` into this, unless it is of another size class and is better left where it is.
+    pub fn hold(mut self, image: Image) -> Image {
+        let is_of_class = image.class() == self.place.class();
+        match is_of_class && self.extend_by(&image) {
+            true => Image::Draft(self),
+            false => image,
+        }
+    }
+
     /// Puts lines behind the others. Says whether there was room for them in this size class.
     pub fn extend_by(&mut self, lines: &[Line]) -> bool {
         let behind = &mut self.mapped.alone()[self.lines..];
@@ -214,12 +223,7 @@ impl DerefMut for Draft {
 
 /// The smallest size class that holds `image`. The compiler has made sure that there is one.
 pub fn class_of(image: &[Line]) -> u32 {
-    class_of_lines(image.len())
-}
-
-/// The same of an image of so many lines.
-pub(super) fn class_of_lines(lines: usize) -> u32 {
-    let bytes = lines * size_of::<Line>();
+    let bytes = size_of_val(image);
     let class = SIZE_CLASSES.iter().position(|&size| bytes <= size);
     class.expect("the compiler refuses larger images") as u32
 }

@@ -62,10 +62,11 @@ pub(crate) fn change(
         return Ok(None);
     };
     let lines = policy.image_bytes as usize / size_of::<Line>();
-    let Some(mut image) = guard.draft(lines)? else {
+    let Some(mut image) = guard.draft()? else {
         return Ok(None);
     };
-    if !(blocks.iter()).all(|&block| change_list(&mut image, &rows, block, way)) {
+    let fits = image.extend_by(&guard.tables()?[..lines]);
+    if !fits || !(blocks.iter()).all(|&block| change_list(&mut image, &rows, block, way)) {
         return Ok(None);
     }
     if let (true, Some(is_destination)) = (is_asserted, side) {

@@ -140,7 +140,10 @@ type RuleNumber = u32;
 /// # Errors
 ///
 /// [`CompileError`] where the tables would be larger than can be loaded.
-pub fn compile<'s>(rule_set: &'s RuleSet, taken: &'s Slots) -> Result<Compiled, CompileError> {
+pub fn compile<'s>(
+    rule_set: &'s RuleSet,
+    taken: &Slots<&'s str>,
+) -> Result<Compiled, CompileError> {
     let mut layout = Layout::new();
     let mut slots = Allocator::new(taken);
     let mut lists = BTreeMap::new();

@@ -1,8 +1,11 @@
 //! A large rule file is read in pieces. The TOML parser makes lists of all tokens and of all events and then a tree, so that of a whole
-//! megabyte it takes longer to have the memory than to read the text.
+//! megabyte it takes longer to have the memory than to read the text; and pieces can be read at the same time.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
+use std::num::NonZero;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use memchr::memmem;
 use toml::de::DeTable;
@@ -16,42 +19,94 @@ pub(super) const PIECE: usize = 32 << 10;
 /// Before which line a file may be cut.
 const HEADING: &str = "\n[[rule]]";
 
+/// Most threads that read pieces; with more of them the time goes into what comes afterwards.
+const MAX_THREADS: usize = 4;
+
 /// What the text of `source` says, read in pieces of this size. Nothing where that is more than good pieces: where something is wrong,
 /// which is only told well of the whole, or where one piece goes on with a table that begins in another.
 pub(super) fn read(text: &str, source: &Source, size: usize) -> Option<RuleFile> {
-    let mut file = RuleFile::default();
-    let mut collector = Collector::default();
-    let (mut of_head, mut seen) = (HashSet::new(), HashSet::new());
-    for piece in pieces(text, size) {
-        // Where a cut was not before a heading but in a text of several lines, that is not closed.
-        let root = DeTable::parse(&text[piece.clone()]).ok()?;
-        let root = root.get_ref();
-        let is_head = piece.start == 0;
-        if is_head && !root.contains_key("version") {
+    let mut pieces = read_all(text, source, &pieces(text, size).collect::<Vec<_>>())?.into_iter();
+    let head = pieces.next()?;
+    if !head.keys.contains("version") {
+        return None;
+    }
+    let mut file = head.file;
+    let mut seen = head.keys.clone();
+    for Piece { keys, file: part } in pieces {
+        // Behind the head everything is under headings, and those in double brackets begin anew.
+        let begins = keys.iter().all(|key| match &key[..] {
+            "rule" | "assert" => !head.keys.contains(key),
+            _ => seen.insert(key.clone()),
+        });
+        if !begins {
             return None;
         }
-        for key in root.keys() {
-            let key = key.get_ref().as_ref();
-            // Behind the head everything is under headings, and those in double brackets begin anew.
-            let begins = match key {
-                "rule" | "assert" if !is_head => !of_head.contains(key),
-                _ => seen.insert(key.to_owned()),
-            };
-            if !begins {
-                return None;
-            }
-        }
-        if is_head {
-            of_head.clone_from(&seen);
-        }
+        file.extend(part, |table| keys.contains(table));
+    }
+    Some(file)
+}
+
+/// What one piece says.
+struct Piece {
+    /// Names at its top level.
+    keys: BTreeSet<String>,
+    file: RuleFile,
+}
+
+impl Piece {
+    /// Nothing where something is wrong with it, as it is where a cut was not before a heading but in a text of several lines, that is not
+    /// closed.
+    fn read(text: &str, source: &Source, place: Range<usize>) -> Option<Self> {
+        let root = DeTable::parse(&text[place.clone()]).ok()?;
+        let root = root.get_ref();
+        let mut collector = Collector::default();
+        let mut file = RuleFile::default();
         let mut reader = Reader {
             source,
             collector: &mut collector,
-            base: piece.start,
+            base: place.start,
         };
         reader.tables(root, &mut file);
+        let keys = root.keys().map(|key| key.get_ref().as_ref().to_owned());
+        let keys = keys.collect();
+        (!collector.has_errors()).then_some(Self { keys, file })
     }
-    (!collector.has_errors()).then_some(file)
+}
+
+/// All pieces in their order, read by as many threads as there are processors; nothing where something is wrong with one.
+fn read_all(text: &str, source: &Source, places: &[Range<usize>]) -> Option<Vec<Piece>> {
+    let next = AtomicUsize::new(0);
+    let read_some = || {
+        let mut read = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(place) = places.get(at) else {
+                return Some(read);
+            };
+            let Some(piece) = Piece::read(text, source, place.clone()) else {
+                next.store(places.len(), Ordering::Relaxed);
+                return None;
+            };
+            read.push((at, piece));
+        }
+    };
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = processors.min(places.len()).min(MAX_THREADS);
+    let mut all = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(read_some)).collect();
+        let mut all = read_some();
+        for other in others {
+            // What makes a thread panic does so where the whole is read, too.
+            let read = other.join().ok().flatten();
+            all = all.zip(read).map(|(mut all, read)| {
+                all.extend(read);
+                all
+            });
+        }
+        all
+    })?;
+    all.sort_unstable_by_key(|&(at, _)| at);
+    Some(all.into_iter().map(|(_, piece)| piece).collect())
 }
 
 /// The head, up to the first rule, and then pieces that begin with a rule.

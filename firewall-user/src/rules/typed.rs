@@ -38,6 +38,38 @@ pub(super) struct RuleFile {
     pub(super) asserts: Vec<RawAssert>,
 }
 
+impl RuleFile {
+    /// Puts behind this what a later part of the same file says. Of the tables that there can be one of, the part holds those for whose
+    /// names `has` is true.
+    pub(super) fn extend(&mut self, part: Self, has: impl Fn(&str) -> bool) {
+        let Self {
+            defaults,
+            essentials,
+            flows,
+            limits,
+            bans,
+            vlans,
+            groups,
+            rules,
+            asserts,
+        } = part;
+        fn put<T>(table: &mut T, part: T, is_there: bool) {
+            if is_there {
+                *table = part;
+            }
+        }
+        put(&mut self.defaults, defaults, has("defaults"));
+        put(&mut self.essentials, essentials, has("essentials"));
+        put(&mut self.flows, flows, has("flows"));
+        put(&mut self.limits, limits, has("limits"));
+        put(&mut self.bans, bans, has("bans"));
+        put(&mut self.vlans, vlans, has("vlans"));
+        self.groups.extend(groups);
+        self.rules.extend(rules);
+        self.asserts.extend(asserts);
+    }
+}
+
 /// A number or a name of one.
 pub(super) enum Scalar {
     /// As a number; `None` if it is too large for anything.

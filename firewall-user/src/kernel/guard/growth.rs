@@ -24,9 +24,9 @@ use crate::kernel::shadow::MAPS as SHADOW_MAPS;
 use crate::kernel::told;
 
 impl Guard {
-    /// Sees to it that the program at work can count everything that `next` names. Returns the counters but for a map
-    /// that is new and empty.
-    pub(super) fn make_room(&mut self, next: &Description) -> Result<Counters> {
+    /// Sees to it that the programs at work can count everything that `next` names. Returns the counters but for a map
+    /// that is new and empty, and whether there is one, and with it other programs at work.
+    pub(super) fn make_room(&mut self, next: &Description) -> Result<(Counters, bool)> {
         self.end_growth()?;
         let counters = self.counters()?;
         let (number, room) = counters.used_by(&self.pins.program(Hook::Ingress))?;
@@ -35,11 +35,12 @@ impl Guard {
         for unused in (number + 1..counters.maps()).rev() {
             pins::remove_file(&self.pins.counters(unused))?;
         }
-        if highest_slot(next) >= room {
+        let is_short = highest_slot(next) >= room;
+        if is_short {
             let room = roomy(next).max(2 * room);
             self.renew(number + 1, Some(room), None)?;
         }
-        Ok(counters)
+        Ok((counters, is_short))
     }
 
     /// Removes what programs went on to that are not at work any more. That is done by the next change after [`Self::renew`], not at

@@ -134,24 +134,27 @@ impl Guard {
             Some(place) => place,
             None => self.free_place(image.class())?,
         };
-        let mut counters = self.make_room(&description)?;
+        let (mut counters, is_renewed) = self.make_room(&description)?;
         let mut images = Map::ArrayOfMaps(self.open(image::map_name(place))?);
         let installed = image::install(&mut images, place, image)
             .context("the kernel did not take the policy's tables")?;
         // Slots that are new may have counted something else before, in any of the maps. Nobody does any more: with an array
-        // of maps the kernel has just waited until every program that was running has ended (`maybe_wait_bpf_programs`,
+        // of maps the kernel waits until every program that was running has ended (`maybe_wait_bpf_programs`,
         // kernel/bpf/syscall.c), so that none has an earlier generation in hand, nor earlier counters.
         let old: Vec<u32> = slots(&self.description).collect();
         let is_new = |slot: &u32| old.binary_search(slot).is_err();
-        // For a draft it still waits, which only matters to slots that are new, and began to before there was room for the counters.
+        // With a draft it may still wait, which only matters to slots that are new.
         let _installed = match slots(&description).any(|slot| is_new(&slot)) {
-            true if early.is_some() => {
+            true => {
                 installed.wait()?;
-                image::wait_for_programs(&mut images, place)?;
                 None
             }
-            _ => Some(installed),
+            false => Some(installed),
         };
+        // And it began to before other programs were put to work.
+        if is_renewed && early.is_some() {
+            image::wait_for_programs(&mut images, place)?;
+        }
         counters.clear(slots(&description).filter(is_new))?;
         description.policy.gone = gone_after(&self.description, &description, &counters)?;
         description.pin(&self.pins.policy(place))?;

@@ -18,20 +18,18 @@ impl Guard {
         Tables::of(&self.image(place)?, place.class())
     }
 
-    /// The first `lines` of the image that decides as a draft of the next one; or nothing where that has to be written down first which
-    /// the programs have done by themselves.
+    /// A draft of the next image, of the size class of the one that decides and as yet without lines; or nothing where that has to be
+    /// written down first which the programs have done by themselves.
     ///
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn draft(&self, lines: usize) -> Result<Option<Draft>> {
+    pub fn draft(&self) -> Result<Option<Draft>> {
         if self.trial == Trial::Lapsed {
             return Ok(None);
         }
-        let place = self.free_place(image::class_of_lines(lines))?;
-        let mut draft = Draft::begin(self.open(image::map_name(place))?, place)?;
-        let fits = draft.extend_by(&self.tables()?[..lines]);
-        Ok(fits.then_some(draft))
+        let place = self.free_place(self.place().class())?;
+        Draft::begin(self.open(image::map_name(place))?, place).map(Some)
     }
 
     /// The map with the image in `place`.
