@@ -25,12 +25,15 @@ const MAX_THREADS: usize = 4;
 /// What the text of `source` says, read in pieces of this size. Nothing where that is more than good pieces: where something is wrong,
 /// which is only told well of the whole, or where one piece goes on with a table that begins in another.
 pub(super) fn read(text: &str, source: &Source, size: usize) -> Option<RuleFile> {
-    let mut pieces = read_all(text, source, &pieces(text, size).collect::<Vec<_>>())?.into_iter();
+    let pieces = read_all(text, source, &pieces(text, size).collect::<Vec<_>>())?;
+    let rules = pieces.iter().map(|piece| piece.file.rules.len()).sum();
+    let mut pieces = pieces.into_iter();
     let head = pieces.next()?;
     if !head.keys.contains("version") {
         return None;
     }
     let mut file = head.file;
+    file.rules.reserve_exact(rules);
     let mut seen = head.keys.clone();
     for Piece { keys, file: part } in pieces {
         // Behind the head everything is under headings, and those in double brackets begin anew.
