@@ -62,6 +62,9 @@ pub fn ask(context: *mut c_void, subject: Subject<'_>, outcome: Outcome, is_egre
         &INGRESS_HANDOFF
     };
     if let Subject::Packet(packet) = subject {
+        if !is_asked(packet, outcome) {
+            return;
+        }
         let mut question = Question::new(packet);
         question.what = apart(question.what);
         if otherwise(&question, outcome, is_egress, candidate).is_none() {
@@ -73,11 +76,11 @@ pub fn ask(context: *mut c_void, subject: Subject<'_>, outcome: Outcome, is_egre
             return;
         };
         let packet = handed.packet();
-        let is_over = match subject {
-            Subject::HandedOverToBeAsked => !is_asked(&packet, outcome),
-            _ => otherwise(&Question::new(&packet), outcome, is_egress, candidate).is_none(),
-        };
-        if is_over {
+        if !is_asked(&packet, outcome) {
+            return;
+        }
+        let has_room = matches!(subject, Subject::HandedOver);
+        if has_room && otherwise(&Question::new(&packet), outcome, is_egress, candidate).is_none() {
             return;
         }
         decide(place, outcome);

@@ -8,15 +8,19 @@ use super::words;
 use crate::decide::{Asked, Decision};
 use crate::parse::{Fragment, Packet, Transport, Upper};
 
-/// What the second program needs to know; each CPU has one.
+/// What the second program needs to know; each CPU has one. What is zero more often than not has something else beside it: of a long
+/// run of zeros LLVM makes a call of `memset`, which bpf-linker has written byte by byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Handoff {
     source: [u64; 2],
     destination: [u64; 2],
     upper_start: u32,
+    identification: u32,
     upper_end: u32,
+    number: u32,
     frame_bytes: u32,
+    unused: u32,
     outcome: u32,
     value: u16,
     source_port: u16,
@@ -24,12 +28,9 @@ pub struct Handoff {
     selector: u8,
     tcp_flags: u8,
     hop_limit: u8,
-    ipv6: u8,
     fragment: u8,
-    unused: [u8; 2],
-    identification: u32,
-    number: u32,
-    unused_too: u32,
+    ipv6: u8,
+    unused_too: u16,
 }
 
 const _: () = assert!(size_of::<Handoff>() == 72);
@@ -77,7 +78,7 @@ impl Handoff {
             hop_limit: packet.hop_limit,
             ipv6: ipv6 as u8,
             fragment: packet.fragment as u8,
-            unused: [0; 2],
+            unused: 0,
             identification,
             number,
             unused_too: 0,

@@ -1,10 +1,10 @@
 //! Parts of a parsed packet as plain numbers, for records and for functions that take nothing else.
 
-use super::image::Selector;
+use super::image::{SELECTORS, Selector};
 use crate::parse::Addresses;
 
-/// What [`of_selector`] says of a packet without one; three bits hold it.
-const NO_SELECTOR: u8 = 7;
+/// What [`of_selector`] says of a packet without one; three bits hold it. The compiler has the same number for it, so that nothing is done.
+const NO_SELECTOR: u8 = SELECTORS as u8;
 
 /// Source and destination, upper halves first, and whether they are IPv6.
 #[inline(always)]

@@ -26,6 +26,9 @@ pub fn differs<W: World>(
     candidate: impl Fn(&Question) -> Option<Verdict>,
     world: &W,
 ) -> Option<Differs> {
+    if !is_asked(packet, outcome) {
+        return None;
+    }
     let verdict = otherwise(&Question::new(packet), outcome, is_egress, candidate)?;
     if verdict.accepts {
         return Some((Difference::Accepts, verdict.number));
@@ -34,8 +37,9 @@ pub fn differs<W: World>(
     (!answers).then_some((Difference::Refuses, verdict.number))
 }
 
-/// The first part, of what [`Question::new`] says: where the `candidate`'s verdict is another, but for what answers this host. It is all
-/// that the kernel asks of most packets, at once; what is decided otherwise goes on in a program of its own.
+/// The first part, of what [`Question::new`] says of a packet that [`is_asked`] about: where the `candidate`'s verdict is another, but for
+/// what answers this host. It is all that the kernel asks of most packets, at once; what is decided otherwise goes on in a program of
+/// its own.
 #[inline(always)]
 pub fn otherwise(
     packet: &Question,
@@ -43,9 +47,6 @@ pub fn otherwise(
     is_egress: bool,
     candidate: impl Fn(&Question) -> Option<Verdict>,
 ) -> Option<Verdict> {
-    if !is_asked(&packet.packet(), outcome) {
-        return None;
-    }
     let verdict = if is_egress {
         leaves(packet, candidate)?
     } else {
