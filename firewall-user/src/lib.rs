@@ -13,6 +13,7 @@ pub mod kernel;
 pub mod list_rows;
 mod live;
 mod lock;
+mod memory;
 mod output;
 mod policy;
 mod privilege;

@@ -17,7 +17,7 @@ use crate::live::{self, Live};
 use crate::output::{self, Format, Output};
 use crate::policy::{self, Prepared};
 use crate::save::{self, RealDisk, Written};
-use crate::{lock, privilege};
+use crate::{lock, memory, privilege};
 
 /// How a live edit is made.
 #[derive(Args, Debug)]
@@ -134,6 +134,7 @@ fn made(change: &impl Changing, guard: &Guard, live: &mut Live) -> Result<Option
     if let Some(made) = change.make_at_once(guard, live)? {
         return Ok(Some(made));
     }
+    memory::in_large_pieces();
     let Some(said) = change.make(live)? else {
         return Ok(None);
     };
