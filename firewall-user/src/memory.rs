@@ -17,7 +17,10 @@ pub(crate) fn in_large_pieces() {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
     }
-    let mut piece: Vec<u8> = Vec::with_capacity(PIECE);
+    let mut piece: Vec<u8> = Vec::new();
+    if piece.try_reserve_exact(PIECE).is_err() {
+        return;
+    }
     let pages = piece.spare_capacity_mut();
     let start = pages.as_ptr().align_offset(HUGE_PAGE).min(pages.len());
     let pages = &mut pages[start..];

@@ -108,10 +108,11 @@ impl Draft {
         let mapped = mapped(&map, place.class())?;
         let id = map.info()?.id();
         let (shared, inner) = (again(&images)?, map);
-        let installing = thread::spawn(move || {
+        let installing = thread::Builder::new().spawn(move || {
             let mut images = Map::ArrayOfMaps(shared);
             Ok(share(&mut images, place, inner)?)
         });
+        let installing = installing.context("there is no thread to wait for the kernel")?;
         Ok(Self {
             mapped,
             id,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::num::NonZero;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::thread::{self, Builder};
 
 use memchr::memmem;
 use toml::de::DeTable;
@@ -96,7 +96,9 @@ fn read_all(text: &str, source: &Source, places: &[Range<usize>]) -> Option<Vec<
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let threads = processors.min(places.len()).min(MAX_THREADS);
     let mut all = thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(read_some)).collect();
+        // Where the kernel has no thread to give, there are fewer.
+        let others = (1..threads).map(|_| Builder::new().spawn_scoped(scope, read_some));
+        let others: Vec<_> = others.flatten().collect();
         let mut all = read_some();
         for other in others {
             // What makes a thread panic does so where the whole is read, too.
