@@ -98,12 +98,12 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// An image without lines in `place` of `images`, the array of maps of its class.
+    /// An image without lines in `place` of `images`, the array of maps of its class. Nothing where the kernel has no thread to give.
     ///
     /// # Errors
     ///
     /// What the kernel says, most likely that there is no memory.
-    pub(super) fn begin(images: MapData, place: Place) -> Result<Self> {
+    pub(super) fn begin(images: MapData, place: Place) -> Result<Option<Self>> {
         let map = create(place.class())?;
         let mapped = mapped(&map, place.class())?;
         let id = map.info()?.id();
@@ -112,15 +112,14 @@ impl Draft {
             let mut images = Map::ArrayOfMaps(shared);
             Ok(share(&mut images, place, inner)?)
         });
-        let installing = installing.context("there is no thread to wait for the kernel")?;
-        Ok(Self {
+        Ok(installing.ok().map(|installing| Self {
             mapped,
             id,
             place,
             lines: 0,
             images,
             installing: Some(installing),
-        })
+        }))
     }
 
     /// Puts `image` into this, unless it is of another size class and is better left where it is.

@@ -18,8 +18,8 @@ impl Guard {
         Tables::of(&self.image(place)?, place.class())
     }
 
-    /// A draft of the next image, of the size class of the one that decides and as yet without lines; or nothing where that has to be
-    /// written down first which the programs have done by themselves.
+    /// A draft of the next image, of the size class of the one that decides and as yet without lines; or nothing where it cannot be made
+    /// ahead: where that has to be written down first which the programs have done by themselves, or there are no threads left.
     ///
     /// # Errors
     ///
@@ -29,7 +29,7 @@ impl Guard {
             return Ok(None);
         }
         let place = self.free_place(self.place().class())?;
-        Draft::begin(self.open(image::map_name(place))?, place).map(Some)
+        Draft::begin(self.open(image::map_name(place))?, place)
     }
 
     /// The map with the image in `place`.
