@@ -149,7 +149,20 @@ enum Verb {
 pub(crate) struct Interfaces {
     /// Network interface; may be given several times.
     #[arg(short, long = "interface", value_name = "IFACE", required = true)]
-    pub(crate) interface: Vec<String>,
+    interface: Vec<String>,
+}
+
+impl Interfaces {
+    /// Their names, in the order in which they were typed. One that was named twice is still one.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        for name in &self.interface {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        names
+    }
 }
 
 /// Exit code where two things that were compared are not the same.
@@ -165,14 +178,14 @@ pub fn run() -> ExitCode {
         Verb::Confirm { interface } => command::confirm::run(&interface, &output),
         Verb::Rollback(rollback) => command::rollback::run(&rollback, &output),
         Verb::Shadow(shadow) => command::shadow::run(&shadow, &output),
-        Verb::History { interfaces } => command::history::run(&interfaces.interface, &output),
+        Verb::History { interfaces } => command::history::run(&interfaces.names(), &output),
         Verb::Plan(asked) => command::plan::run(&asked, &output),
         Verb::Status { interface } => command::status::run(&interface, &output),
         Verb::Rule(verb) => command::rule::run(&verb, &output),
         Verb::Group(verb) => command::group::run(&verb, &output),
-        Verb::Rules { interfaces } => command::rules::run(&interfaces.interface, &output),
+        Verb::Rules { interfaces } => command::rules::run(&interfaces.names(), &output),
         Verb::Stats { interfaces, watch } => {
-            command::stats::run(&interfaces.interface, watch, &output)
+            command::stats::run(&interfaces.names(), watch, &output)
         }
         Verb::Ports(ports) => command::ports::run(&ports, &output),
         Verb::Top(top) => command::top::run(&top),

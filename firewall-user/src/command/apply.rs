@@ -70,8 +70,8 @@ pub(crate) struct Apply {
 pub(crate) fn run(apply: &Apply, output: &Output) -> Result<()> {
     let file = &apply.file;
     if apply.dry_run {
-        let interfaces = apply.interfaces.interface.clone();
-        return plan::run(&Asked::dry_run(file.clone(), interfaces), output);
+        let asked = Asked::dry_run(file.clone(), apply.interfaces.names());
+        return plan::run(&asked, output);
     }
     let loaded = rules::load(file).or_else(|report| {
         match output.format {
@@ -95,11 +95,7 @@ pub(crate) fn run(apply: &Apply, output: &Output) -> Result<()> {
         shadow: apply.shadow,
     };
     let mut targets: Vec<(Interface, Found)> = Vec::new();
-    for name in &apply.interfaces.interface {
-        // What was found is true once: an interface that is named twice is still one.
-        if targets.iter().any(|(known, _)| known.name == *name) {
-            continue;
-        }
+    for name in &apply.interfaces.names() {
         let interface = interface(name)?;
         let found = fit(&interface, apply.shadow)?;
         targets.push((interface, found));

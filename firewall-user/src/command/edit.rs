@@ -81,7 +81,7 @@ pub(crate) fn run(edit: &Edit, change: &impl Changing, output: &Output) -> Resul
     let mut ready = Vec::new();
     let mut results: Vec<Edited> = Vec::new();
     let mut files = BTreeSet::new();
-    for name in &edit.interfaces.interface {
+    for name in &edit.interfaces.names() {
         let (_, guard) = guard(name)?;
         guard.refuse_in_trial(name)?;
         guard.refuse_in_shadow(name)?;
@@ -139,8 +139,9 @@ fn made(change: &impl Changing, guard: &Guard, live: &mut Live) -> Result<Option
         return Ok(None);
     };
     live.forget_alone();
-    // While all is compiled, the kernel makes room for the tables and waits for the programs that are running.
-    let draft = guard.draft()?;
+    // While all is compiled, the kernel makes room for the tables and waits for the programs that are running. If there is no room it may
+    // yet do for less.
+    let draft = guard.draft().ok().flatten();
     let loaded = live.loaded()?;
     let mut prepared = policy::prepare(&loaded, Some(&guard.description.policy), MAX_WARNINGS)?;
     leave(loaded);

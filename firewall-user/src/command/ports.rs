@@ -49,7 +49,7 @@ pub(super) struct Port {
 }
 
 pub(crate) fn run(ports: &Ports, output: &Output) -> Result<()> {
-    let names = &ports.interfaces.interface;
+    let names = &ports.interfaces.names();
     let read = |name: &str, guard: &Guard| read(name, guard, ports.limit);
     repeated::run(names, ports.watch, output, read, |now, before| {
         for (index, (at, shown)) in now.iter().enumerate() {

@@ -25,7 +25,7 @@ pub(crate) fn run(rollback: &Rollback, output: &Output) -> Result<()> {
     privilege::require()?;
     let _turn = lock::exclusive()?;
     let mut results = Vec::new();
-    for name in &rollback.interfaces.interface {
+    for name in &rollback.interfaces.names() {
         let (_, mut guard) = guard(name)?;
         let from = guard.description.generation;
         let to = match rollback.to {

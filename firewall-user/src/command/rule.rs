@@ -61,7 +61,7 @@ pub(crate) fn run(verb: &RuleVerb, output: &Output) -> Result<()> {
             let words = format!("rule remove {name}");
             edit::run(edit, &Change::Remove { words, name }, output)
         }
-        RuleVerb::List { interfaces } => super::rules::run(&interfaces.interface, output),
+        RuleVerb::List { interfaces } => super::rules::run(&interfaces.names(), output),
     }
 }
 

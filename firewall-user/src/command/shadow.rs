@@ -57,9 +57,9 @@ pub(crate) fn run(shadow: &Shadow, output: &Output) -> Result<()> {
     match &shadow.verb {
         None => show(&shadow.interface, output),
         Some(ShadowVerb::Promote { interfaces, trial }) => {
-            promote(&interfaces.interface, trial.lasts(), output)
+            promote(&interfaces.names(), trial.lasts(), output)
         }
-        Some(ShadowVerb::Drop { interfaces }) => drop(&interfaces.interface, output),
+        Some(ShadowVerb::Drop { interfaces }) => drop(&interfaces.names(), output),
     }
 }
 

@@ -142,14 +142,22 @@ impl Draft {
         true
     }
 
+    /// Removes it from its place, if it is there.
+    fn leave(&self) -> Result<()> {
+        let id = Slots::of(again(&self.images)?)?.id(self.place.slot())?;
+        if id == Some(self.id) {
+            remove(again(&self.images)?, self.place)?;
+        }
+        Ok(())
+    }
+
     /// Waits until it is in its place, and is changed no more. The kernel puts it there, and then waits for programs.
     fn settle(mut self) -> Result<Installed> {
-        // The system call is that of an array of u32: each is the id of a map.
-        let places: Array<MapData, u32> = Array::try_from(Map::Array(again(&self.images)?))?;
+        let slots = Slots::of(again(&self.images)?)?;
         let is_there = || {
-            places
-                .get(&self.place.slot(), 0)
-                .is_ok_and(|id| id == self.id)
+            slots
+                .id(self.place.slot())
+                .is_ok_and(|id| id == Some(self.id))
         };
         let is_over = |installing: &JoinHandle<_>| installing.is_finished();
         while !is_there() && !self.installing.as_ref().is_none_or(is_over) {
@@ -198,9 +206,9 @@ impl Drop for Draft {
     /// What nobody wants leaves its place.
     fn drop(&mut self) {
         if let Some(installing) = self.installing.take() {
-            // Whatever became of it, nothing is to be left there.
+            // Whatever became of it, nothing of it is to be left there.
             let _ = installing.join();
-            if let Err(error) = again(&self.images).and_then(|images| remove(images, self.place)) {
+            if let Err(error) = self.leave() {
                 eprintln!("note: tables that nobody needs are still in memory: {error:#}");
             }
         }
@@ -218,6 +226,34 @@ impl Deref for Draft {
 impl DerefMut for Draft {
     fn deref_mut(&mut self) -> &mut [Line] {
         &mut self.mapped.alone()[..self.lines]
+    }
+}
+
+/// An array of maps as it is read: what is in a slot is the kernel's number of a map.
+pub(super) struct Slots(Array<MapData, u32>);
+
+impl Slots {
+    /// Those of `images`, the array of maps of a class.
+    ///
+    /// # Errors
+    ///
+    /// It is no such array.
+    pub(super) fn of(images: MapData) -> Result<Self> {
+        // The system call is that of an array of u32.
+        Ok(Self(Array::try_from(Map::Array(images))?))
+    }
+
+    /// The number of the image in `slot`, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub(super) fn id(&self, slot: u32) -> Result<Option<u32>> {
+        match self.0.get(&slot, 0) {
+            Ok(id) => Ok(Some(id)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error).context("asking for the policy's tables"),
+        }
     }
 }
 

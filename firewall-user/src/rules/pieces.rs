@@ -76,7 +76,7 @@ impl Piece {
     }
 }
 
-/// All pieces in their order, read by as many threads as there are processors; nothing where something is wrong with one.
+/// All pieces in their order, read by as many threads as there are processors, and not many; nothing where something is wrong with one.
 fn read_all(text: &str, source: &Source, places: &[Range<usize>]) -> Option<Vec<Piece>> {
     let next = AtomicUsize::new(0);
     let read_some = || {

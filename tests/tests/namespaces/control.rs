@@ -249,6 +249,17 @@ fn several_interfaces_are_guarded_at_once() -> Result<()> {
         twice.lines().count() == 2 && twice.lines().all(|line| line.contains("nothing to do")),
         "an interface that is named twice is one: {twice:?}"
     );
+    for (command, generation) in [
+        (&["rule", "add", "accept udp 9"][..], 2),
+        (&["rollback"], 1),
+    ] {
+        let command = [command, &["-i", &second, "-i", &second]].concat();
+        let said = lab.inside.firewall(&command)?.success()?;
+        ensure!(
+            said.lines().count() == 1 && said.contains(&format!("generation {generation}")),
+            "{command:?}: {said}"
+        );
+    }
     for interface in [lab.inside.interface(), &second] {
         ensure!(
             status.contains(&format!("\"{interface}\"")),

@@ -5,8 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use aya::maps::{Array, Map, MapData, MapError};
+use firewall_common::abi::control::Place;
+use firewall_common::abi::image::{Line, SIZE_CLASSES};
+use firewall_common::abi::{MAP_IMAGES, SLOTS};
 use firewall_tests::net::traffic::wait_until;
 use firewall_tests::net::{Lab, rules};
+use firewall_user::kernel::image;
 use serde_json::Value;
 
 use crate::faults::{kill_after, moments};
@@ -179,6 +184,47 @@ fn a_killed_rule_add_has_added_it_or_not() -> Result<()> {
             Ok(())
         },
     )
+}
+
+#[test]
+fn what_a_killed_edit_has_begun_is_given_back_by_the_next() -> Result<()> {
+    let Some(victim) = Victim::new()? else {
+        return Ok(());
+    };
+    // Tables that nothing describes, of each size in a place that nothing needs: what is in force is in one of the first size.
+    let images = |class: usize| {
+        let path = victim.lab.inside.state().join(MAP_IMAGES[class]);
+        MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))
+    };
+    let is_there = |place: Place| -> Result<bool> {
+        let slots: Array<_, u32> = Array::try_from(Map::Array(images(place.class() as usize)?))?;
+        match slots.get(&place.slot(), 0) {
+            Ok(_) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(error) => Err(error).context("looking for tables"),
+        }
+    };
+    let places = (0..).zip(SIZE_CLASSES);
+    let places: Vec<Place> = places
+        .map(|(class, _)| Place::new(class, SLOTS - 1))
+        .collect();
+    for &place in &places {
+        let class = place.class() as usize;
+        let least = if class == 0 {
+            0
+        } else {
+            SIZE_CLASSES[class - 1]
+        };
+        let lines = vec![Line::default(); least / size_of::<Line>() + 1];
+        image::install(&mut Map::ArrayOfMaps(images(class)?), place, lines.into())?.wait()?;
+        ensure!(is_there(place)?, "{place:?} is not there");
+    }
+    victim.run(&["rule", "add", "accept udp 9"])?;
+    for place in places {
+        ensure!(!is_there(place)?, "{place:?} is still there");
+    }
+    ensure!(victim.probe.in_force()? == InForce::A, "another policy");
+    victim.detach()
 }
 
 #[test]

@@ -25,9 +25,9 @@ use crate::kernel::told;
 
 impl Guard {
     /// Sees to it that the programs at work can count everything that `next` names. Returns the counters but for a map
-    /// that is new and empty, and whether there is one, and with it other programs at work.
+    /// that is new and empty, and whether other programs have been put to work.
     pub(super) fn make_room(&mut self, next: &Description) -> Result<(Counters, bool)> {
-        self.end_growth()?;
+        let is_other = self.end_growth()?;
         let counters = self.counters()?;
         let (number, room) = counters.used_by(&self.pins.program(Hook::Ingress))?;
         self.drop_idle_nexts()?;
@@ -40,7 +40,7 @@ impl Guard {
             let room = roomy(next).max(2 * room);
             self.renew(number + 1, Some(room), None)?;
         }
-        Ok((counters, is_short))
+        Ok((counters, is_short || is_other))
     }
 
     /// Removes what programs went on to that are not at work any more. That is done by the next change after [`Self::renew`], not at
@@ -79,8 +79,8 @@ impl Guard {
     }
 
     /// Ends what a killed [`Self::renew`] has begun, or clears it away if none of its programs is at work. Both programs are
-    /// then pinned under their names.
-    pub(super) fn end_growth(&mut self) -> Result<()> {
+    /// then pinned under their names. Returns whether it was begun: one of the programs may be another now.
+    pub(super) fn end_growth(&mut self) -> Result<bool> {
         let mut begun = false;
         for hook in Hook::ALL {
             let next = self.pins.program_next(hook);
@@ -101,7 +101,7 @@ impl Guard {
                 path.display()
             );
         }
-        Ok(())
+        Ok(begun)
     }
 
     /// Replaces the programs by instances of themselves that have every map in common with them, but for that of the counters

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::Map;
-use firewall_common::abi::SLOTS;
 use firewall_common::abi::control::{Control, Place};
 use firewall_common::abi::counter::Counter;
 use firewall_common::abi::image::SIZE_CLASSES;
+use firewall_common::abi::{MAP_IMAGES, SLOTS};
 
 use super::{Guard, slots};
 use crate::counters::{Decides, Gone};
@@ -362,29 +362,32 @@ impl Guard {
         }
     }
 
-    /// Frees the memory of images that nobody needs and are not spared.
+    /// Frees the memory of images that nobody needs and are not spared, and of what a killed command has left that was not to become one.
     pub(super) fn free(&self, spares: bool) -> Result<()> {
         let needed = self.needed()?;
-        for class in 0..SIZE_CLASSES.len() as u32 {
+        for (class, name) in (0..).zip(MAP_IMAGES) {
+            let slots = image::Slots::of(self.open(name)?)?;
             let mut spared = if spares { spared(class) } else { 0 };
             for slot in 0..SLOTS {
                 let place = Place::new(class, slot);
-                let description = self.pins.policy(place);
-                if needed.contains(&place) || !pins::exists(&description)? {
+                if needed.contains(&place) {
                     continue;
                 }
-                if spared > 0 {
+                let is_there = slots.id(slot)?.is_some();
+                let description = self.pins.policy(place);
+                let is_described = pins::exists(&description)?;
+                if is_there && is_described && spared > 0 {
                     spared -= 1;
                     continue;
                 }
-                self.free_image(place)?;
-                pins::remove_file(&description)?;
+                if is_there {
+                    image::remove(self.open(name)?, place)?;
+                }
+                if is_described {
+                    pins::remove_file(&description)?;
+                }
             }
         }
         Ok(())
-    }
-
-    fn free_image(&self, place: Place) -> Result<()> {
-        image::remove(self.open(image::map_name(place))?, place)
     }
 }

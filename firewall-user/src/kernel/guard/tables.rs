@@ -1,11 +1,11 @@
 //! The image that decides, as the kernel has it.
 
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, Map, MapData};
+use aya::maps::MapData;
 use firewall_common::abi::control::Place;
 
 use super::{Guard, Trial};
-use crate::kernel::image::{self, Draft, Tables};
+use crate::kernel::image::{self, Draft, Slots, Tables};
 
 impl Guard {
     /// The image that decides. Behind its end the tables are zero.
@@ -34,11 +34,8 @@ impl Guard {
 
     /// The map with the image in `place`.
     pub(super) fn image(&self, place: Place) -> Result<MapData> {
-        // The system call is that of an array of u32: each is the id of a map.
-        let images = Map::Array(self.open(image::map_name(place))?);
-        let images: Array<MapData, u32> = Array::try_from(images)?;
-        let id = images.get(&place.slot(), 0);
-        let id = id.context("asking for the policy's tables")?;
+        let slots = Slots::of(self.open(image::map_name(place))?)?;
+        let id = (slots.id(place.slot())?).context("the policy's tables are not there")?;
         MapData::from_id(id).context("opening the policy's tables")
     }
 }
