@@ -153,15 +153,9 @@ pub(crate) struct Interfaces {
 }
 
 impl Interfaces {
-    /// Their names, in the order in which they were typed. One that was named twice is still one.
+    /// Their names, each once.
     pub(crate) fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = Vec::new();
-        for name in &self.interface {
-            if !names.contains(name) {
-                names.push(name.clone());
-            }
-        }
-        names
+        command::once(&self.interface)
     }
 }
 

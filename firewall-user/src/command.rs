@@ -58,6 +58,13 @@ fn warn_who_is_shut_out(image: &[Line], output: &Output) -> Result<()> {
     }
 }
 
+/// Names in the order in which they were typed. An interface that is named twice is still one.
+pub(crate) fn once(names: &[String]) -> Vec<String> {
+    let is_first = |(at, name): &(usize, &String)| !names[..*at].contains(name);
+    let names = names.iter().enumerate().filter(is_first);
+    names.map(|(_, name)| name.clone()).collect()
+}
+
 /// The interface called `name`.
 fn interface(name: &str) -> Result<Interface> {
     interface::find(name)?
@@ -67,13 +74,11 @@ fn interface(name: &str) -> Result<Interface> {
 /// The guards on the interfaces called `names`; without names, on all guarded interfaces of this network namespace.
 fn guards(names: &[String]) -> Result<Vec<(String, Guard)>> {
     if !names.is_empty() {
-        let mut guards: Vec<(String, Guard)> = Vec::new();
-        for name in names {
-            if guards.iter().all(|(known, _)| known != name) {
-                guards.push((name.clone(), guard(name)?.1));
-            }
-        }
-        return Ok(guards);
+        let guards = once(names).into_iter().map(|name| {
+            let (_, guard) = guard(&name)?;
+            Ok((name, guard))
+        });
+        return guards.collect();
     }
     let pinned = pins::interfaces()?;
     let mut guards = Vec::new();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Args;
 
-use super::interface;
+use super::{interface, once};
 use crate::counters::Slots;
 use crate::kernel::guard::{Found, Guard};
 use crate::output::{self, Differs, Format, Output, Refused};
@@ -144,14 +144,8 @@ fn olds(asked: &Asked, output: &Output) -> Result<Vec<Old>> {
             guard: None,
         }]);
     }
-    let mut olds: Vec<Old> = Vec::new();
-    for name in &asked.interface {
-        // An interface that is named twice is still one.
-        if olds.iter().all(|old| old.interface.as_ref() != Some(name)) {
-            olds.push(Old::on(name, output)?);
-        }
-    }
-    Ok(olds)
+    let names = once(&asked.interface);
+    names.iter().map(|name| Old::on(name, output)).collect()
 }
 
 impl Old {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::interface;
+use super::{interface, once};
 use crate::kernel::description::Description;
 use crate::kernel::interface::{self as interfaces, Interface};
 use crate::kernel::pins;
@@ -87,17 +87,13 @@ fn targets(names: &[String], output: &Output) -> Result<Vec<Target>> {
         let all = interfaces::all()?.into_iter();
         all.filter(|found| pinned.contains(&found.name)).collect()
     } else {
-        names
-            .iter()
-            .map(|name| interface(name))
-            .collect::<Result<_>>()?
+        let names = once(names);
+        let found = names.iter().map(|name| interface(name));
+        found.collect::<Result<_>>()?
     };
     let mut targets: Vec<Target> = Vec::new();
     for interface in found {
         let name = &interface.name;
-        if targets.iter().any(|known| known.name == *name) {
-            continue;
-        }
         match Plan::of(&interface)? {
             Some(plan) => targets.push(Target {
                 name: name.clone(),
