@@ -1,5 +1,6 @@
 //! A policy image on its way into the map of its size class.
 
+use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd as _;
@@ -92,8 +93,8 @@ pub struct Draft {
     place: Place,
     /// Lines of the image. What is behind them is zero.
     lines: usize,
-    /// The array of maps that it is in.
-    images: MapData,
+    /// What it is in.
+    images: Images,
     installing: Option<JoinHandle<Result<()>>>,
 }
 
@@ -104,10 +105,10 @@ impl Draft {
     ///
     /// What the kernel says, most likely that there is no memory.
     pub(super) fn begin(images: MapData, place: Place) -> Result<Option<Self>> {
-        let map = create(place.class())?;
-        let mapped = mapped(&map, place.class())?;
-        let id = map.info()?.id();
-        let (shared, inner) = (again(&images)?, map);
+        let inner = create(place.class())?;
+        let mapped = mapped(&inner, place.class())?;
+        let id = inner.info()?.id();
+        let (shared, images) = (again(&images)?, Images::of(images)?);
         let installing = thread::Builder::new().spawn(move || {
             let mut images = Map::ArrayOfMaps(shared);
             Ok(share(&mut images, place, inner)?)
@@ -142,34 +143,31 @@ impl Draft {
         true
     }
 
+    fn is_there(&self) -> Result<bool> {
+        Ok(self.images.id(self.place.slot())? == Some(self.id))
+    }
+
     /// Removes it from its place, if it is there.
     fn leave(&self) -> Result<()> {
-        let id = Slots::of(again(&self.images)?)?.id(self.place.slot())?;
-        if id == Some(self.id) {
-            remove(again(&self.images)?, self.place)?;
+        match self.is_there()? {
+            true => self.images.remove(self.place.slot()),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// Waits until it is in its place, and is changed no more. The kernel puts it there, and then waits for programs.
     fn settle(mut self) -> Result<Installed> {
-        let slots = Slots::of(again(&self.images)?)?;
-        let is_there = || {
-            slots
-                .id(self.place.slot())
-                .is_ok_and(|id| id == Some(self.id))
-        };
         let is_over = |installing: &JoinHandle<_>| installing.is_finished();
-        while !is_there() && !self.installing.as_ref().is_none_or(is_over) {
+        while !self.is_there()? && !self.installing.as_ref().is_none_or(is_over) {
             thread::sleep(POLL);
         }
-        let installed = Installed(self.installing.take());
-        match is_there() {
-            true => Ok(installed),
-            false => installed
-                .wait()
-                .and_then(|()| bail!("it is not in its place")),
+        let is_there = self.is_there()?;
+        let mut installed = Installed(self.installing.take());
+        if !is_there {
+            installed.wait()?;
+            bail!("it is not in its place");
         }
+        Ok(installed)
     }
 }
 
@@ -184,7 +182,7 @@ impl Installed {
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn wait(mut self) -> Result<()> {
+    pub fn wait(&mut self) -> Result<()> {
         match self.0.take().map(JoinHandle::join) {
             Some(Ok(installed)) => installed,
             Some(Err(_)) => bail!("a thread of this command has failed"),
@@ -195,10 +193,8 @@ impl Installed {
 
 impl Drop for Installed {
     fn drop(&mut self) {
-        if let Some(waiting) = self.0.take() {
-            // It is in its place.
-            let _ = waiting.join();
-        }
+        // It is in its place.
+        let _ = self.wait();
     }
 }
 
@@ -229,31 +225,57 @@ impl DerefMut for Draft {
     }
 }
 
-/// An array of maps as it is read: what is in a slot is the kernel's number of a map.
-pub(super) struct Slots(Array<MapData, u32>);
+/// The images of one size class, by slot.
+pub struct Images(Array<MapData, u32>);
 
-impl Slots {
-    /// Those of `images`, the array of maps of a class.
+impl Images {
+    /// Those in `map`, the array of maps of the class.
     ///
     /// # Errors
     ///
     /// It is no such array.
-    pub(super) fn of(images: MapData) -> Result<Self> {
-        // The system call is that of an array of u32.
-        Ok(Self(Array::try_from(Map::Array(images))?))
+    pub fn of(map: MapData) -> Result<Self> {
+        // The system call is that of an array of u32: each is the kernel's number of a map.
+        Ok(Self(Array::try_from(Map::Array(map))?))
     }
 
-    /// The number of the image in `slot`, if there is one.
+    /// The kernel's number of the image in `slot`, if there is one.
     ///
     /// # Errors
     ///
     /// What the kernel says.
-    pub(super) fn id(&self, slot: u32) -> Result<Option<u32>> {
+    pub fn id(&self, slot: u32) -> Result<Option<u32>> {
         match self.0.get(&slot, 0) {
             Ok(id) => Ok(Some(id)),
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(error).context("asking for the policy's tables"),
         }
+    }
+
+    /// Has nothing be in `slot` any more.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub(super) fn remove(&self, slot: u32) -> Result<()> {
+        // aya has no removal for arrays of maps; the system call is that of a hash map of u32 to u32.
+        let mut images: HashMap<MapData, u32, u32> =
+            HashMap::try_from(Map::HashMap(again(self.0.map())?))?;
+        match images.remove(&slot) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == io::ErrorKind::NotFound =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error).context("freeing the policy before"),
+        }
+    }
+}
+
+impl fmt::Debug for Images {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Images").field(self.0.map()).finish()
     }
 }
 
@@ -286,23 +308,6 @@ pub fn install(images: &mut Map, place: Place, image: Image) -> Result<Installed
     mapped(&map, place.class())?.alone()[..lines.len()].copy_from_slice(&lines);
     share(images, place, map)?;
     Ok(Installed(None))
-}
-
-/// Has nothing be in the slot of `place` in `images` any more.
-///
-/// # Errors
-///
-/// What the kernel says.
-pub(super) fn remove(images: MapData, place: Place) -> Result<()> {
-    // aya has no removal for arrays of maps; the system call is that of a hash map of u32 to u32.
-    let mut images: HashMap<MapData, u32, u32> = HashMap::try_from(Map::HashMap(images))?;
-    match images.remove(&place.slot()) {
-        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
-            Ok(())
-        }
-        Err(error) => Err(error).context("freeing the policy before"),
-    }
 }
 
 /// Puts an image that is in the map `inner` already into the slot of `place` in `images` too.

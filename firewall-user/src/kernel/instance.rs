@@ -271,7 +271,7 @@ impl Instance {
             .map_mut(image::map_name(place))
             .context("no map for images of this size")?;
         image::install(images, place, image.into())
-            .and_then(image::Installed::wait)
+            .and_then(|mut installed| installed.wait())
             .context("the kernel did not take the policy's tables")
     }
 

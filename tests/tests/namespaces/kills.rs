@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::{Array, Map, MapData, MapError};
+use aya::maps::{Map, MapData};
 use firewall_common::abi::control::Place;
 use firewall_common::abi::image::{Line, SIZE_CLASSES};
 use firewall_common::abi::{MAP_IMAGES, SLOTS};
 use firewall_tests::net::traffic::wait_until;
 use firewall_tests::net::{Lab, rules};
-use firewall_user::kernel::image;
+use firewall_user::kernel::image::{self, Images};
 use serde_json::Value;
 
 use crate::faults::{kill_after, moments};
@@ -197,12 +197,8 @@ fn what_a_killed_edit_has_begun_is_given_back_by_the_next() -> Result<()> {
         MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))
     };
     let is_there = |place: Place| -> Result<bool> {
-        let slots: Array<_, u32> = Array::try_from(Map::Array(images(place.class() as usize)?))?;
-        match slots.get(&place.slot(), 0) {
-            Ok(_) => Ok(true),
-            Err(MapError::KeyNotFound) => Ok(false),
-            Err(error) => Err(error).context("looking for tables"),
-        }
+        let images = Images::of(images(place.class() as usize)?)?;
+        Ok(images.id(place.slot())?.is_some())
     };
     let places = (0..).zip(SIZE_CLASSES);
     let places: Vec<Place> = places

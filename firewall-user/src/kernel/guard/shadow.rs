@@ -34,7 +34,7 @@ impl Guard {
         let place = self.free_place(image.class())?;
         let mut images = Map::ArrayOfMaps(self.open(image::map_name(place))?);
         image::install(&mut images, place, image)
-            .and_then(image::Installed::wait)
+            .and_then(|mut installed| installed.wait())
             .context("the kernel did not take the candidate's tables")?;
         description.pin(&self.pins.policy(place))?;
         source.kept.generation = CANDIDATE;

@@ -21,7 +21,7 @@ use crate::kernel::control::ControlWord;
 use crate::kernel::counters::Counters;
 use crate::kernel::description::Description;
 use crate::kernel::events;
-use crate::kernel::image::{self, Image};
+use crate::kernel::image::{self, Image, Images};
 use crate::kernel::kept::{Archive, Source};
 use crate::kernel::pins::{self, Pins};
 
@@ -136,7 +136,7 @@ impl Guard {
         };
         let (mut counters, is_renewed) = self.make_room(&description)?;
         let mut images = Map::ArrayOfMaps(self.open(image::map_name(place))?);
-        let installed = image::install(&mut images, place, image)
+        let mut installed = image::install(&mut images, place, image)
             .context("the kernel did not take the policy's tables")?;
         // Slots that are new may have counted something else before, in any of the maps. Nobody does any more: with an array
         // of maps the kernel waits until every program that was running has ended (`maybe_wait_bpf_programs`,
@@ -144,13 +144,9 @@ impl Guard {
         let old: Vec<u32> = slots(&self.description).collect();
         let is_new = |slot: &u32| old.binary_search(slot).is_err();
         // With a draft it may still wait, which only matters to slots that are new.
-        let _installed = match slots(&description).any(|slot| is_new(&slot)) {
-            true => {
-                installed.wait()?;
-                None
-            }
-            false => Some(installed),
-        };
+        if slots(&description).any(|slot| is_new(&slot)) {
+            installed.wait()?;
+        }
         // And it began to before other programs were put to work.
         if is_renewed && early.is_some() {
             image::wait_for_programs(&mut images, place)?;
@@ -366,14 +362,14 @@ impl Guard {
     pub(super) fn free(&self, spares: bool) -> Result<()> {
         let needed = self.needed()?;
         for (class, name) in (0..).zip(MAP_IMAGES) {
-            let slots = image::Slots::of(self.open(name)?)?;
+            let images = Images::of(self.open(name)?)?;
             let mut spared = if spares { spared(class) } else { 0 };
             for slot in 0..SLOTS {
                 let place = Place::new(class, slot);
                 if needed.contains(&place) {
                     continue;
                 }
-                let is_there = slots.id(slot)?.is_some();
+                let is_there = images.id(slot)?.is_some();
                 let description = self.pins.policy(place);
                 let is_described = pins::exists(&description)?;
                 if is_there && is_described && spared > 0 {
@@ -381,7 +377,7 @@ impl Guard {
                     continue;
                 }
                 if is_there {
-                    image::remove(self.open(name)?, place)?;
+                    images.remove(slot)?;
                 }
                 if is_described {
                     pins::remove_file(&description)?;

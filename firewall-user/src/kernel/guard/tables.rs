@@ -5,7 +5,7 @@ use aya::maps::MapData;
 use firewall_common::abi::control::Place;
 
 use super::{Guard, Trial};
-use crate::kernel::image::{self, Draft, Slots, Tables};
+use crate::kernel::image::{self, Draft, Images, Tables};
 
 impl Guard {
     /// The image that decides. Behind its end the tables are zero.
@@ -34,8 +34,8 @@ impl Guard {
 
     /// The map with the image in `place`.
     pub(super) fn image(&self, place: Place) -> Result<MapData> {
-        let slots = Slots::of(self.open(image::map_name(place))?)?;
-        let id = (slots.id(place.slot())?).context("the policy's tables are not there")?;
+        let images = Images::of(self.open(image::map_name(place))?)?;
+        let id = (images.id(place.slot())?).context("the policy's tables are not there")?;
         MapData::from_id(id).context("opening the policy's tables")
     }
 }
