@@ -2,6 +2,7 @@
 //! megabyte it takes longer to have the memory than to read the text; and pieces can be read at the same time.
 
 use std::collections::BTreeSet;
+use std::iter;
 use std::num::NonZero;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -95,21 +96,16 @@ fn read_all(text: &str, source: &Source, places: &[Range<usize>]) -> Option<Vec<
     };
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let threads = processors.min(places.len()).min(MAX_THREADS);
-    let mut all = thread::scope(|scope| {
+    let read: Option<Vec<_>> = thread::scope(|scope| {
         // Where the kernel has no thread to give, there are fewer.
         let others = (1..threads).map(|_| Builder::new().spawn_scoped(scope, read_some));
         let others: Vec<_> = others.flatten().collect();
-        let mut all = read_some();
-        for other in others {
-            // What makes a thread panic does so where the whole is read, too.
-            let read = other.join().ok().flatten();
-            all = all.zip(read).map(|(mut all, read)| {
-                all.extend(read);
-                all
-            });
-        }
-        all
-    })?;
+        let mine = read_some();
+        // What makes a thread panic does so where the whole is read, too.
+        let others = others.into_iter().map(|other| other.join().ok().flatten());
+        iter::once(mine).chain(others).collect()
+    });
+    let mut all: Vec<(usize, Piece)> = read?.into_iter().flatten().collect();
     all.sort_unstable_by_key(|&(at, _)| at);
     Some(all.into_iter().map(|(_, piece)| piece).collect())
 }
@@ -117,7 +113,7 @@ fn read_all(text: &str, source: &Source, places: &[Range<usize>]) -> Option<Vec<
 /// The head, up to the first rule, and then pieces that begin with a rule.
 fn pieces(text: &str, size: usize) -> impl Iterator<Item = Range<usize>> {
     let mut next = Some(0);
-    std::iter::from_fn(move || {
+    iter::from_fn(move || {
         let start = next?;
         let least = if start == 0 { 0 } else { start + size };
         let rest = text.as_bytes().get(least..).unwrap_or_default();
