@@ -15,7 +15,10 @@ pub mod old;
 pub mod prometheus;
 mod stats;
 mod sweep;
+mod terminal;
 pub mod traffic;
+
+use std::time::Duration;
 
 pub use command::{Outcome, firewall, search_path, tool, workspace};
 pub use daemon::Daemon;
@@ -24,6 +27,10 @@ pub(crate) use host::within;
 pub use host::{Attached, Host};
 pub use lab::{Lab, PINS, skip};
 pub use stats::{Count, Fill, Port, Reason, Rule, Stats, Totals};
+pub use terminal::Terminal;
+
+/// From one look at what is waited for to the next.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Both ways to attach an XDP program to a veth interface.
 pub const MODES: [&str; 2] = ["native", "generic"];

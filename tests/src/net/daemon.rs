@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use super::host::Host;
 
 /// How long a program may take to start, to do what is asked, and to end, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A program while it runs; dropping it ends it and all that it has started.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ impl Daemon {
             if ended.is_some() || Instant::now() > deadline {
                 bail!("never said {text:?} ({ended:?}): {}", self.said()?);
             }
-            thread::sleep(Duration::from_millis(10));
+            thread::sleep(super::LOOK_AGAIN);
         }
         Ok(())
     }
@@ -104,7 +104,7 @@ impl Daemon {
             if Instant::now() > deadline {
                 bail!("it does not end: {}", self.said()?);
             }
-            thread::sleep(Duration::from_millis(10));
+            thread::sleep(super::LOOK_AGAIN);
         }
     }
 
@@ -130,7 +130,7 @@ impl Drop for Daemon {
                 if !matches!(self.child.try_wait(), Ok(None)) {
                     return;
                 }
-                thread::sleep(Duration::from_millis(10));
+                thread::sleep(super::LOOK_AGAIN);
             }
         }
     }

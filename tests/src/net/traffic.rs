@@ -231,7 +231,7 @@ pub fn wait_at_most(
         if Instant::now() > deadline {
             bail!("never: {what}");
         }
-        thread::sleep(Duration::from_millis(10));
+        thread::sleep(super::LOOK_AGAIN);
     }
     Ok(())
 }

@@ -1,19 +1,12 @@
 //! `firewall top` on a terminal, with keys typed into it.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
-use std::thread;
-use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use firewall_tests::net::traffic::{udp, udp_from};
-use firewall_tests::net::{Lab, firewall};
+use firewall_tests::net::{Lab, Terminal};
 
 const FILE: &str = "version = 1\n[[rule]]\nname = \"only-rule\"\naction = \"accept\"\nprotocol = \"tcp\"\nports = [80]\n";
-
-/// What a key needs to be seen to.
-const KEY: Duration = Duration::from_millis(300);
 
 #[test]
 fn who_is_talked_with_or_refused_is_shown_and_banned_by_a_key() -> Result<()> {
@@ -24,51 +17,37 @@ fn who_is_talked_with_or_refused_is_shown_and_banned_by_a_key() -> Result<()> {
     let socket = udp(&lab.inside, 40_000)?;
     socket.send_to(b"question", SocketAddr::from(([192, 0, 2, 1], 53)))?;
 
-    // `script` (util-linux) gives it a terminal, and passes on what is typed.
-    let line = format!(
-        "stty columns 100 rows 30 && exec {} top -i {}",
-        firewall()?.display(),
-        lab.inside.interface()
-    );
-    let mut command = Command::new("script");
-    command
-        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
-        .env("TERM", "xterm")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
-    let mut top = lab.inside.start(&mut command)?;
-    let mut keys = top.stdin.take().context("keys are piped")?;
-    // The first key is typed when the terminal is ready for it.
-    thread::sleep(Duration::from_secs(2));
-    let stranger = udp_from(&lab.outside, lab.stranger())?;
-    for _ in 0..3 {
-        stranger.send_to(b"knock", (lab.inside.v4, 9000))?;
-    }
-    // Until it looks again.
-    thread::sleep(Duration::from_millis(2500));
-    for key in ["4", "b", "y", "5", "b", "y", "6", "q"] {
-        keys.write_all(key.as_bytes())?;
-        thread::sleep(KEY);
-    }
-    let ended = top.wait_with_output()?;
-    let seen = String::from_utf8_lossy(&ended.stdout);
-    ensure!(ended.status.success(), "{}: {seen}", ended.status);
+    let mut top = Terminal::start(&lab.inside, &["top", "-i", lab.inside.interface()])?;
+    top.wait_for("only-rule")?;
+    ensure!(top.is_alternate(), "it draws over what was there");
+    // From the first drawing on it is told of packets.
     let stranger = lab.stranger().to_string();
-    for part in [
-        "only-rule",
-        "192.0.2.1",
-        "everywhere?",
-        "no-rule:",
-        "9000",
-        &stranger[2..],
-    ] {
-        ensure!(seen.contains(part), "no {part:?} in {seen:?}");
+    let sender = udp_from(&lab.outside, lab.stranger())?;
+    for _ in 0..3 {
+        sender.send_to(b"knock", (lab.inside.v4, 9000))?;
     }
-    // The screen that was there before is there again (xterm's mode 1049).
-    ensure!(seen.contains("\x1b[?1049l"), "{seen:?}");
+    top.press("2", "no-rule")?;
+    top.press("5", &stranger)?;
+    let shown = top.shown();
+    ensure!(
+        shown.contains("no-rule: udp 9000"),
+        "{stranger} knocked at 9000:\n{shown}"
+    );
+    top.press("b", &format!("ban {stranger} for 10m everywhere? y/n"))?;
+    top.press("n", "nothing was done")?;
+    top.press("b", "everywhere? y/n")?;
+    top.press("y", &format!("{stranger} is banned"))?;
+    top.press("4", "192.0.2.1")?;
+    top.press("b", "ban 192.0.2.1 for 10m everywhere? y/n")?;
+    top.press("y", "192.0.2.1 is banned")?;
+    top.press("6", "BANS")?;
+    top.wait_for(&stranger)?;
+    top.type_in("q")?;
+    let status = top.wait()?;
+    ensure!(status.success(), "{status}:\n{}", top.shown());
+    ensure!(!top.is_alternate(), "what was there is not back");
 
     let bans = lab.inside.firewall(&["bans"])?.success()?;
-    let stranger = lab.stranger().to_string();
     for part in ["192.0.2.1", &stranger, "firewall top"] {
         ensure!(bans.contains(part), "{bans}");
     }
