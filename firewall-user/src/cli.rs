@@ -166,6 +166,17 @@ const EXIT_DIFFERS: u8 = 3;
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.format);
+    // What is read page by page or for ever ends with its reader; what does something does all of it.
+    let output = match cli.verb {
+        Verb::Stats { .. }
+        | Verb::Ports(_)
+        | Verb::Flows { .. }
+        | Verb::Watch(_)
+        | Verb::Capture(_)
+        | Verb::Bans { .. }
+        | Verb::Explain(_) => output.that_ends(),
+        _ => output,
+    };
     let done = match cli.verb {
         Verb::Check { files } => command::check::run(&files, &output),
         Verb::Apply(apply) => command::apply::run(&apply, &output),

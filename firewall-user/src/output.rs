@@ -19,6 +19,8 @@ pub(crate) enum Format {
 #[derive(Debug)]
 pub(crate) struct Output {
     pub(crate) format: Format,
+    /// Whether to go on without a reader: what a command does must not depend on whether somebody reads of it.
+    goes_on: bool,
 }
 
 /// A failure that has been told in full already.
@@ -38,13 +40,31 @@ pub(crate) struct Differs;
 
 impl Output {
     pub(crate) fn new(format: Format) -> Self {
-        Self { format }
+        Self {
+            format,
+            goes_on: true,
+        }
+    }
+
+    /// The same for what is written for its own sake, be it for ever: it ends where nobody reads any more.
+    pub(crate) fn that_ends(self) -> Self {
+        Self {
+            goes_on: false,
+            ..self
+        }
+    }
+
+    fn written(&self, written: io::Result<()>) -> Result<()> {
+        match written {
+            Err(error) if self.goes_on && error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            written => Ok(written?),
+        }
     }
 
     /// Writes text, or nothing where JSON is asked for.
     pub(crate) fn text(&self, text: impl std::fmt::Display) -> Result<()> {
         if self.format == Format::Text {
-            writeln!(io::stdout(), "{text}")?;
+            self.written(writeln!(io::stdout(), "{text}"))?;
         }
         Ok(())
     }
@@ -53,7 +73,7 @@ impl Output {
     pub(crate) fn json(&self, value: &impl serde::Serialize) -> Result<()> {
         if self.format == Format::Json {
             let text = serde_json::to_string_pretty(value)?;
-            writeln!(io::stdout(), "{text}")?;
+            self.written(writeln!(io::stdout(), "{text}"))?;
         }
         Ok(())
     }
@@ -62,15 +82,14 @@ impl Output {
     pub(crate) fn json_line(&self, value: &impl serde::Serialize) -> Result<()> {
         if self.format == Format::Json {
             let text = serde_json::to_string(value)?;
-            writeln!(io::stdout(), "{text}")?;
+            self.written(writeln!(io::stdout(), "{text}"))?;
         }
         Ok(())
     }
 
     /// Writes something for people that is not the result, such as warnings, to standard error.
     pub(crate) fn aside(&self, text: impl std::fmt::Display) -> Result<()> {
-        writeln!(io::stderr(), "{text}")?;
-        Ok(())
+        self.written(writeln!(io::stderr(), "{text}"))
     }
 }
 
