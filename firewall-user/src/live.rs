@@ -16,6 +16,7 @@ use crate::kernel::kept::{self, Archive, Kept, KeptList};
 use crate::policy::sha256;
 use crate::rules::edit::RuleAt;
 use crate::rules::{self, Loaded, Source, lists};
+use crate::save;
 
 /// A generation's rule file and address lists.
 #[derive(Clone, Debug)]
@@ -104,24 +105,28 @@ impl Live {
     ///
     /// All that is wrong with them, as text.
     pub(crate) fn read(file: &Path) -> Result<Self> {
-        let loaded = rules::load(file)?;
+        Ok(Self::of_file(&rules::load(file)?))
+    }
+
+    /// Those of a file that has been loaded.
+    pub(crate) fn of_file(loaded: &Loaded) -> Self {
         let mut texts = BTreeMap::new();
-        let lists = kept_lists(&loaded, |hash, text| {
+        let lists = kept_lists(loaded, |hash, text| {
             texts.insert(hash, Arc::new(text.to_vec()));
         });
-        let kept = kept(&loaded, file.display().to_string(), lists);
+        let kept = kept(loaded, loaded.source.name().to_owned(), lists);
         let text = String::from_utf8_lossy(loaded.source.bytes()).into_owned();
-        let rules = loaded.rule_set.rules.into_iter();
+        let rules = loaded.rule_set.rules.iter();
         let rules = rules.map(|rule| RuleAt {
-            name: rule.name,
+            name: rule.name.clone(),
             line: rule.line,
         });
-        Ok(Self {
+        Self {
             kept,
             text,
             rules: rules.collect(),
             texts: Texts::Read(texts),
-        })
+        }
     }
 
     /// The files in which this is not what it was `before`, with what they are to hold.
@@ -132,15 +137,33 @@ impl Live {
     pub(crate) fn changed_since(&self, before: &Self) -> Result<Vec<(PathBuf, Vec<u8>)>> {
         let mut changed = Vec::new();
         if self.text != before.text {
-            let text = self.text.clone().into_bytes();
+            let text = save::as_before(before.text.as_bytes(), self.text.clone().into_bytes());
             changed.push((PathBuf::from(&self.kept.file), text));
         }
         for (list, old) in self.kept.lists.iter().zip(&before.kept.lists) {
             if list != old {
-                changed.push((PathBuf::from(&list.path), self.text(list)?));
+                let text = save::as_before(&before.text(old)?, self.text(list)?);
+                changed.push((PathBuf::from(&list.path), text));
             }
         }
         Ok(changed)
+    }
+
+    /// Whether this is the same text with the same addresses in its lists.
+    ///
+    /// # Errors
+    ///
+    /// A list cannot be read.
+    pub(crate) fn is_alike(&self, other: &Self) -> Result<bool> {
+        if self.text != other.text {
+            return Ok(false);
+        }
+        let (lists, others) = (self.lists()?, other.lists()?);
+        let is_alike = |(name, list): (&String, &Source)| {
+            let other = others.get(name);
+            other.is_some_and(|other| lists::are_alike(list.bytes(), other.bytes()))
+        };
+        Ok(lists.len() == others.len() && lists.iter().all(is_alike))
     }
 
     /// The list with this path in the rule file.
@@ -293,6 +316,8 @@ fn kept(loaded: &Loaded, file: String, lists: Vec<KeptList>) -> Kept {
         change: String::new(),
         rules: loaded.rule_set.rules.len(),
         lapsed: false,
+        rolled_back: false,
+        to_save: None,
         text_bytes: loaded.source.bytes().len(),
         lists,
     }
@@ -322,6 +347,8 @@ pub(crate) fn next_kept<'a>(live: Live, image: Image, description: Description) 
         applied_at_s: description.applied_at_s,
         rules: description.policy.rules.len(),
         lapsed: false,
+        rolled_back: false,
+        to_save: None,
         text_bytes: live.text.len(),
         ..live.kept
     };

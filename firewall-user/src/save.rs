@@ -55,6 +55,28 @@ pub(crate) fn own(path: &Path, bytes: &[u8]) -> Result<()> {
     write(RealDisk, path, bytes)?.put()
 }
 
+/// `text` with what an editor has put around the lines of the text `before`: carriage returns, and the mark at the start of a file.
+pub(crate) fn as_before(before: &[u8], text: Vec<u8>) -> Vec<u8> {
+    const MARK: &[u8] = "\u{feff}".as_bytes();
+    let first_line = memchr::memchr(b'\n', before).map(|end| &before[..end]);
+    let returns = first_line.is_some_and(|line| line.ends_with(b"\r"));
+    let is_marked = before.starts_with(MARK) && !text.starts_with(MARK);
+    if !returns && !is_marked {
+        return text;
+    }
+    let mut made = if is_marked { MARK.to_vec() } else { Vec::new() };
+    for line in text.split_inclusive(|&byte| byte == b'\n') {
+        match line.strip_suffix(b"\n") {
+            Some(line) if returns && !line.ends_with(b"\r") => {
+                made.extend_from_slice(line);
+                made.extend_from_slice(b"\r\n");
+            }
+            _ => made.extend_from_slice(line),
+        }
+    }
+    made
+}
+
 /// Writes what is to be in the file at `path`, beside it.
 ///
 /// # Errors

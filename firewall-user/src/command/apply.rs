@@ -13,14 +13,17 @@ use super::{bans, interface, warn_who_is_shut_out};
 use crate::cli::Interfaces;
 use crate::kernel::attach::{self, ModeChoice};
 use crate::kernel::cookies::{self, Made};
+use crate::kernel::description::Policy;
 use crate::kernel::flows::Wanted;
 use crate::kernel::guard::{FirstTrial, Found, Guard, Start, Trial, remove_stale};
 use crate::kernel::interface::{Interface, Kind, Mode};
 use crate::kernel::state::Sizes;
 use crate::kernel::{offload, pins};
+use crate::live::{self, Live};
 use crate::output::{self, Format, Output, Refused};
+use crate::rules::model::Flows;
 use crate::rules::{self, Loaded, compile};
-use crate::{live, lock, policy, privilege};
+use crate::{lock, policy, privilege};
 
 /// What is recorded of where a generation came from.
 const CHANGE: &str = "apply";
@@ -196,10 +199,7 @@ fn put_in_force(
     if loaded.rule_set.vlans.is_some() {
         refuse_hidden_tags(interface, output)?;
     }
-    let wanted = Wanted {
-        buckets: loaded.rule_set.flows.buckets(),
-        timeouts: loaded.rule_set.flows.timeouts,
-    };
+    let wanted = wanted(&loaded.rule_set.flows);
     let sizes = Sizes {
         ban_buckets: loaded.rule_set.bans.buckets(),
         limit_lines: loaded.rule_set.limits.lines(),
@@ -226,10 +226,13 @@ fn put_in_force(
                 let next = live::next(loaded, image, description, CHANGE.to_owned());
                 guard.cast_shadow(next)?;
                 (guard, false)
-            } else if guard.description.policy.is_same(&description.policy) {
+            } else if guard.description.policy.is_same(&description.policy)
+                || is_patched_into(&guard, loaded, &description.policy)
+            {
                 if guard.description.file != description.file {
                     file_was = Some(guard.description.file.clone());
-                    guard.record_file(description.file)?;
+                    guard
+                        .record_file(&live::source(loaded, &description, CHANGE.to_owned()).kept)?;
                 }
                 (guard, false)
             } else {
@@ -280,8 +283,28 @@ fn put_in_force(
     })
 }
 
+/// Whether live edits have made of what is in force what `loaded` is: they save what they have put in force already.
+fn is_patched_into(guard: &Guard, loaded: &Loaded, next: &Policy) -> bool {
+    let policy = &guard.description.policy;
+    if !policy.is_patched || policy.file_sha256 != next.file_sha256 {
+        return false;
+    }
+    let now = Live::of_file(loaded);
+    // What cannot be read is put in force anew.
+    let is_alike = Live::of(guard).and_then(|live| live.is_alike(&now));
+    is_alike.unwrap_or(false)
+}
+
+/// What a file asks of the flow table.
+pub(super) fn wanted(flows: &Flows) -> Wanted {
+    Wanted {
+        buckets: flows.buckets(),
+        timeouts: flows.timeouts,
+    }
+}
+
 /// Gives the flow table the timeouts of this file: of several interfaces that share it, the last applied one's hold.
-fn set_up_flows(
+pub(super) fn set_up_flows(
     guard: &Guard,
     interface: &Interface,
     wanted: &Wanted,

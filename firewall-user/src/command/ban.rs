@@ -10,7 +10,7 @@ use super::bans::{Target, is_inside, overlaps};
 use super::guards;
 use crate::kernel::bans::{MAX_REASON, Outcome};
 use crate::output::{Output, duration};
-use crate::rules::duration_s;
+use crate::rules::ban_s;
 use crate::session::Session;
 use crate::{lock, privilege};
 
@@ -24,7 +24,7 @@ pub(crate) struct Ban {
     #[arg(short, long = "interface", value_name = "IFACE")]
     interface: Vec<String>,
     /// For so long, such as 90s, 10m, 2h or 5d; until `unban` unless told.
-    #[arg(long = "for", value_name = "TIME", value_parser = duration_s)]
+    #[arg(long = "for", value_name = "TIME", value_parser = ban_s)]
     time_s: Option<u32>,
     /// Why, for those who read `bans`.
     #[arg(long, value_name = "TEXT", value_parser = reason)]

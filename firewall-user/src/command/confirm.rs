@@ -1,13 +1,15 @@
 //! Trials, and `firewall confirm`: keep what is on trial.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 
-use super::guards;
-use crate::kernel::guard::Trial;
+use super::{edit, guards};
+use crate::kernel::guard::{Guard, Trial};
 use crate::output::Output;
 use crate::{lock, privilege, rules};
 
@@ -16,7 +18,7 @@ use crate::{lock, privilege, rules};
 pub(crate) struct OnTrial {
     /// Go back to what was in force before, unless `firewall confirm` comes within this time (90, 60s, 5m, 1h). The kernel
     /// does that, whatever becomes of this process, of the session or of the network.
-    #[arg(long, value_name = "TIME", value_parser = rules::duration_s)]
+    #[arg(long, value_name = "TIME", value_parser = rules::trial_s)]
     confirm: Option<u32>,
 }
 
@@ -32,20 +34,61 @@ pub(crate) fn run(names: &[String], output: &Output) -> Result<()> {
     privilege::require()?;
     let _turn = lock::exclusive()?;
     let mut results = Vec::new();
+    let mut failed = Vec::new();
+    let mut saved: BTreeMap<(String, String), Vec<PathBuf>> = BTreeMap::new();
     for (name, mut guard) in guards(names)? {
         // Without names it is about what waits; whoever names an interface is told that nothing does.
         if names.is_empty() && guard.trial == Trial::Over {
             continue;
         }
-        let left = (guard.confirm()).map_err(|error| error.context(name.clone()))?;
+        // One that is too late must not keep the others from being confirmed.
+        let left = match guard.confirm() {
+            Ok(left) => left,
+            Err(error) => {
+                failed.push(format!("{name}: {error:#}"));
+                continue;
+            }
+        };
         let generation = guard.description.generation;
         output.text(format_args!(
             "{name}: generation {generation} stays, confirmed with {left} s left"
         ))?;
-        results.push(json!({ "interface": name, "generation": generation, "left_s": left }));
+        let saved = match save(&guard, &mut saved) {
+            Ok(saved) => saved,
+            Err(error) => {
+                failed.push(format!("{name}: it stays, and is not saved: {error:#}"));
+                Vec::new()
+            }
+        };
+        results.push(
+            json!({ "interface": name, "generation": generation, "left_s": left, "saved": saved }),
+        );
     }
-    if results.is_empty() {
-        bail!("nothing waits to be confirmed");
+    edit::tell_saved(&saved.into_values().flatten().collect::<Vec<_>>(), output)?;
+    if !results.is_empty() {
+        output.json(&results)?;
     }
-    output.json(&results)
+    match (results.is_empty(), failed.is_empty()) {
+        (true, true) => bail!("nothing waits to be confirmed"),
+        (_, false) => bail!(failed.join("; ")),
+        (false, true) => Ok(()),
+    }
+}
+
+/// Makes a live edit in the files too that waited for this; in a file of several interfaces once. Returns which files those were.
+fn save(
+    guard: &Guard,
+    saved: &mut BTreeMap<(String, String), Vec<PathBuf>>,
+) -> Result<Vec<PathBuf>> {
+    let kept = guard.archive().read(guard.description.generation)?;
+    let Some((file, Some(change))) = kept.map(|kept| (kept.file, kept.to_save)) else {
+        return Ok(Vec::new());
+    };
+    let key = (file, change);
+    if let Some(files) = saved.get(&key) {
+        return Ok(files.clone());
+    }
+    let files = edit::save(Path::new(&key.0), &key.1)?;
+    saved.insert(key, files.clone());
+    Ok(files)
 }

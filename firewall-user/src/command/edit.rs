@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::confirm::OnTrial;
-use super::{guard, warn_who_is_shut_out};
+use super::{group, guard, rule, warn_who_is_shut_out};
 use crate::cli::Interfaces;
 use crate::kernel::guard::Guard;
 use crate::live::{self, Live};
@@ -24,7 +24,7 @@ use crate::{lock, memory, privilege};
 pub(crate) struct Edit {
     #[command(flatten)]
     pub(crate) interfaces: Interfaces,
-    /// Change the rule file, or the address list, as well; comments and order stay.
+    /// Change the rule file, or the address list, as well, with `--confirm` once it is confirmed; comments and order stay.
     #[arg(long)]
     save: bool,
     #[command(flatten)]
@@ -53,17 +53,36 @@ struct Ready {
     prepared: Prepared,
 }
 
-/// What is changed.
-pub(crate) trait Changing {
+/// What is changed. It can be kept until it is confirmed, and only then be made in the files.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Change {
+    Rule(rule::Change),
+    Group(group::Change),
+}
+
+impl Change {
     /// The command, in short.
-    fn words(&self) -> &str;
+    fn words(&self) -> String {
+        match self {
+            Self::Rule(change) => change.words(),
+            Self::Group(change) => change.words(),
+        }
+    }
 
     /// Changes the text of what is in force. Returns what has been done, or nothing where nothing is to be done.
-    fn make(&self, live: &mut Live) -> Result<Option<String>>;
+    fn make(&mut self, live: &mut Live) -> Result<Option<String>> {
+        match self {
+            Self::Rule(change) => change.make(live).map(Some),
+            Self::Group(change) => change.make(live),
+        }
+    }
 
     /// Changes text and tables, where the tables need not be made anew for that; if not, both are as they were.
-    fn make_at_once(&self, _guard: &Guard, _live: &mut Live) -> Result<Option<Made>> {
-        Ok(None)
+    fn make_at_once(&self, guard: &Guard, live: &mut Live) -> Result<Option<Made>> {
+        match self {
+            Self::Rule(_) => Ok(None),
+            Self::Group(change) => change.make_at_once(guard, live),
+        }
     }
 }
 
@@ -75,25 +94,28 @@ pub(crate) struct Made {
 }
 
 /// Makes an edit.
-pub(crate) fn run(edit: &Edit, change: &impl Changing, output: &Output) -> Result<()> {
+pub(crate) fn run(edit: &Edit, mut change: Change, output: &Output) -> Result<()> {
     privilege::require()?;
     let _turn = lock::exclusive()?;
+    let trial = edit.trial.lasts();
     let mut ready = Vec::new();
     let mut results: Vec<Edited> = Vec::new();
-    let mut files = BTreeSet::new();
+    let (mut changed, mut unchanged) = (BTreeSet::new(), BTreeSet::new());
     for name in &edit.interfaces.names() {
         let (_, guard) = guard(name)?;
         guard.refuse_in_trial(name)?;
         guard.refuse_in_shadow(name)?;
         let mut live = Live::of(&guard)?;
-        files.insert(PathBuf::from(&live.kept.file));
-        let made = made(change, &guard, &mut live);
+        let file = PathBuf::from(&live.kept.file);
+        let made = made(&mut change, &guard, &mut live);
         let Some(Made { said, prepared }) = made.with_context(|| format!("{name} is as it was"))?
         else {
             results.push(nothing(name, &guard));
+            unchanged.insert(file);
             continue;
         };
-        live.kept.change = change.words().to_owned();
+        changed.insert(file);
+        live.kept.change = change.words();
         warn(&prepared, output)?;
         ready.push(Ready {
             name: name.clone(),
@@ -106,31 +128,71 @@ pub(crate) fn run(edit: &Edit, change: &impl Changing, output: &Output) -> Resul
     // What cannot be saved is told before anything is changed.
     let mut written = Vec::new();
     if edit.save {
-        for file in files {
-            written.extend(write(&file, change)?);
+        for file in changed.union(&unchanged) {
+            let files = write(file, &mut change).with_context(|| {
+                let file = file.display();
+                format!("nothing is changed, because it could not be saved in {file}")
+            })?;
+            // What nobody confirms must not be put in force by whoever reads the file next.
+            if trial.is_none() || !changed.contains(file) {
+                written.extend(files);
+            }
         }
     }
-    let trial = edit.trial.lasts();
+    let to_save = (edit.save && trial.is_some()).then_some(&change);
+    let mut done: Vec<String> = Vec::new();
     for one in ready {
-        results.push(put_in_force(one, trial)?);
+        let name = one.name.clone();
+        let edited = put_in_force(one, trial, to_save).with_context(|| match done[..] {
+            [] => format!("{name} is as it was"),
+            _ => format!(
+                "{name} is as it was; {} has the change already, and nothing is saved",
+                done.join(", ")
+            ),
+        })?;
+        done.push(name);
+        results.push(edited);
     }
-    let mut saved = Vec::new();
-    for (path, written) in written {
-        let put = written.put();
-        put.context("the change is in force, and not saved")?;
-        saved.push(path);
-    }
+    let saved = put(written).context("the change is in force, and not saved")?;
     for result in &mut results {
         result.saved.clone_from(&saved);
         output.text(&result.said)?;
     }
-    for path in &saved {
-        output.text(format_args!("saved in {}", path.display()))?;
-    }
+    tell_saved(&saved, output)?;
     output.json(&results)
 }
 
-fn made(change: &impl Changing, guard: &Guard, live: &mut Live) -> Result<Option<Made>> {
+/// Files that are written and not yet in their places.
+type Pending = Vec<(PathBuf, Written<RealDisk>)>;
+
+/// Puts files in their places. Returns where these are.
+fn put(pending: Pending) -> Result<Vec<PathBuf>> {
+    let mut saved = Vec::new();
+    for (path, written) in pending {
+        written.put()?;
+        saved.push(path);
+    }
+    Ok(saved)
+}
+
+/// Makes a change in the file as well, which has been confirmed only now. Returns the files that were changed.
+///
+/// # Errors
+///
+/// A sentence; no file is changed, or it is not known which are.
+pub(super) fn save(file: &Path, change: &str) -> Result<Vec<PathBuf>> {
+    let mut change: Change = serde_json::from_str(change).context("reading what is to be saved")?;
+    let written = write(file, &mut change).and_then(put);
+    written.with_context(|| format!("saving it in {}", file.display()))
+}
+
+/// Says which files were changed.
+pub(super) fn tell_saved(saved: &[PathBuf], output: &Output) -> Result<()> {
+    let mut saved = saved.iter();
+    saved.try_for_each(|path| output.text(format_args!("saved in {}", path.display())))
+}
+
+fn made(change: &mut Change, guard: &Guard, live: &mut Live) -> Result<Option<Made>> {
     if let Some(made) = change.make_at_once(guard, live)? {
         return Ok(Some(made));
     }
@@ -162,7 +224,8 @@ fn nothing(name: &str, guard: &Guard) -> Edited {
     }
 }
 
-fn put_in_force(ready: Ready, trial: Option<Duration>) -> Result<Edited> {
+/// Puts it in force, and notes what is `to_save` where it is to be confirmed first.
+fn put_in_force(ready: Ready, trial: Option<Duration>, to_save: Option<&Change>) -> Result<Edited> {
     let Ready {
         name,
         mut guard,
@@ -171,12 +234,14 @@ fn put_in_force(ready: Ready, trial: Option<Duration>) -> Result<Edited> {
         prepared,
     } = ready;
     let (image, description) = prepared.describe(live::file(&live.kept), guard.newest()? + 1)?;
-    let switched = guard.switch(live::next_kept(live, image, description), trial);
-    switched.with_context(|| format!("{name} is as it was"))?;
+    let mut next = live::next_kept(live, image, description);
+    next.source.kept.to_save = to_save.map(serde_json::to_string).transpose()?;
+    guard.switch(next, trial)?;
     let generation = guard.description.generation;
     let confirm = trial.map(|trial| {
+        let saves = to_save.map_or("", |_| ", and saves it");
         format!(
-            "; `firewall confirm` within {} s keeps that",
+            "; `firewall confirm` within {} s keeps that{saves}",
             trial.as_secs()
         )
     });
@@ -214,25 +279,19 @@ const MAX_WARNINGS: usize = 5;
 
 /// Makes the same edit in the files, and writes what they are to be beside them. They may have other changes than are in force, which
 /// stay.
-fn write(file: &Path, change: &impl Changing) -> Result<Vec<(PathBuf, Written<RealDisk>)>> {
-    let why = || {
-        format!(
-            "nothing is changed, because it could not be saved in {}",
-            file.display()
-        )
-    };
-    let before = Live::read(file).with_context(why)?;
+fn write(file: &Path, change: &mut Change) -> Result<Pending> {
+    let before = Live::read(file)?;
     let mut after = before.clone();
-    if change.make(&mut after).with_context(why)?.is_none() {
+    if change.make(&mut after)?.is_none() {
         return Ok(Vec::new());
     }
-    after.loaded().with_context(why)?;
+    after.loaded()?;
     let changed = after.changed_since(&before)?.into_iter();
     changed
         .map(|(path, bytes)| {
             let path = std::fs::canonicalize(&path)
                 .with_context(|| format!("looking for {}", path.display()))?;
-            let written = save::write(RealDisk, &path, &bytes).with_context(why)?;
+            let written = save::write(RealDisk, &path, &bytes)?;
             Ok((path, written))
         })
         .collect()

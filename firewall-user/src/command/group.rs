@@ -1,9 +1,12 @@
 //! `firewall group`: add and remove members of the address groups in force.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, anyhow, bail};
 use clap::Subcommand;
+use serde::{Deserialize, Serialize};
 
-use super::edit::{self, Changing, Edit, Made};
+use super::edit::{self, Edit, Made};
 use crate::kernel::guard::Guard;
 use crate::live::Live;
 use crate::live::known;
@@ -38,53 +41,67 @@ pub(crate) enum GroupVerb {
 }
 
 pub(crate) fn run(verb: &GroupVerb, output: &Output) -> Result<()> {
-    let (way, word, name, members, edit) = match verb {
+    let (way, name, members, edit) = match verb {
         GroupVerb::Add {
             name,
             members,
             edit,
-        } => (Way::In, "add", name, members, edit),
+        } => (Way::In, name, members, edit),
         GroupVerb::Remove {
             name,
             members,
             edit,
-        } => (Way::Out, "remove", name, members, edit),
+        } => (Way::Out, name, members, edit),
     };
-    for member in members {
-        if let Err(error) = parse_block(member.as_bytes()) {
-            bail!("{member}: {error}; {}", error.help());
-        }
-    }
     let change = Change {
-        words: format!("group {word} {name} {}", shortened(members)),
-        name,
-        members,
+        name: name.clone(),
+        members: spelled_alike(members)?,
         way,
     };
-    edit::run(edit, &change, output)
+    edit::run(edit, edit::Change::Group(change), output)
+}
+
+/// The same addresses, each once and spelled in one way: what was put in as `192.0.2.1` is taken out as `192.0.2.1/32`, and in again.
+fn spelled_alike(members: &[String]) -> Result<Vec<String>> {
+    let (mut alike, mut known) = (Vec::new(), BTreeSet::new());
+    for member in members {
+        match parse_block(member.as_bytes()) {
+            Ok(block) if known.insert(block) => alike.push(block.to_string()),
+            Ok(_) => {}
+            Err(error) => bail!("{member}: {error}; {}", error.help()),
+        }
+    }
+    Ok(alike)
 }
 
 /// A change of a group.
-struct Change<'a> {
-    words: String,
-    name: &'a str,
-    members: &'a [String],
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Change {
+    name: String,
+    members: Vec<String>,
     way: Way,
 }
 
-impl Changing for Change<'_> {
-    fn words(&self) -> &str {
-        &self.words
+impl Change {
+    /// The command, in short.
+    pub(super) fn words(&self) -> String {
+        let word = match self.way {
+            Way::In => "add",
+            Way::Out => "remove",
+        };
+        format!("group {word} {} {}", self.name, shortened(&self.members))
     }
 
-    fn make(&self, live: &mut Live) -> Result<Option<String>> {
-        change_group(live, self.name, self.members, self.way)
+    /// Changes the text of what is in force. Returns what has been done, or nothing where nothing is to be done.
+    pub(super) fn make(&self, live: &mut Live) -> Result<Option<String>> {
+        change_group(live, &self.name, &self.members, self.way)
     }
 
-    fn make_at_once(&self, guard: &Guard, live: &mut Live) -> Result<Option<Made>> {
-        let made = known::change(guard, live, self.name, self.members, self.way)?;
+    /// Changes text and tables, where the tables need not be made anew for that; if not, both are as they were.
+    pub(super) fn make_at_once(&self, guard: &Guard, live: &mut Live) -> Result<Option<Made>> {
+        let made = known::change(guard, live, &self.name, &self.members, self.way)?;
         Ok(made.map(|prepared| Made {
-            said: said(self.name, self.members, self.way),
+            said: said(&self.name, &self.members, self.way),
             prepared,
         }))
     }

@@ -13,7 +13,7 @@ use crate::{lock, privilege};
 #[derive(Debug, Serialize)]
 struct Entry {
     generation: u64,
-    /// `in force`, `to be confirmed`, `not confirmed`, or nothing in particular.
+    /// `in force`, `to be confirmed`, `not confirmed`, `rolled back`, or nothing in particular.
     state: &'static str,
     applied_at: String,
     rules: usize,
@@ -58,6 +58,8 @@ fn history(name: &str, guard: &Guard) -> Result<History> {
             }
         } else if kept.lapsed || Some(kept.generation) == lapsed {
             "not confirmed"
+        } else if kept.rolled_back {
+            "rolled back"
         } else {
             ""
         },

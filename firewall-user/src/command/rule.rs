@@ -2,8 +2,9 @@
 
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
+use serde::{Deserialize, Serialize};
 
-use super::edit::{self, Changing, Edit};
+use super::edit::{self, Edit};
 use crate::cli::Interfaces;
 use crate::live::Live;
 use crate::output::Output;
@@ -52,65 +53,96 @@ pub(crate) struct Add {
 }
 
 pub(crate) fn run(verb: &RuleVerb, output: &Output) -> Result<()> {
-    match verb {
+    let (edit, change) = match verb {
         RuleVerb::Add(add) => {
-            let words = format!("rule add {}", add.rule.name);
-            edit::run(&add.edit, &Change::Add { words, add }, output)
+            let Add {
+                rule,
+                name,
+                comment,
+                before,
+                after,
+                edit,
+            } = &**add;
+            let change = Change::Add {
+                rule: rule.clone(),
+                name: name.clone(),
+                comment: comment.clone(),
+                before: before.clone(),
+                after: after.clone(),
+            };
+            (edit, change)
         }
-        RuleVerb::Remove { name, edit } => {
-            let words = format!("rule remove {name}");
-            edit::run(edit, &Change::Remove { words, name }, output)
-        }
-        RuleVerb::List { interfaces } => super::rules::run(&interfaces.names(), output),
-    }
+        RuleVerb::Remove { name, edit } => (edit, Change::Remove { name: name.clone() }),
+        RuleVerb::List { interfaces } => return super::rules::run(&interfaces.names(), output),
+    };
+    edit::run(edit, edit::Change::Rule(change), output)
 }
 
 /// A change of the rules.
-enum Change<'a> {
-    Add { words: String, add: &'a Add },
-    Remove { words: String, name: &'a str },
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Change {
+    /// A rule comes.
+    Add {
+        rule: Typed,
+        name: Option<String>,
+        comment: Option<String>,
+        before: Option<String>,
+        after: Option<String>,
+    },
+    /// A rule goes.
+    Remove { name: String },
 }
 
-impl Changing for Change<'_> {
-    fn words(&self) -> &str {
-        let (Self::Add { words, .. } | Self::Remove { words, .. }) = self;
-        words
+impl Change {
+    /// The command, in short.
+    pub(super) fn words(&self) -> String {
+        match self {
+            Self::Add { rule, .. } => format!("rule add {}", rule.name),
+            Self::Remove { name } => format!("rule remove {name}"),
+        }
     }
 
-    fn make(&self, live: &mut Live) -> Result<Option<String>> {
+    /// Changes the text of what is in force, or of a file. Returns what has been done. A rule that is called by no name gets one here, and
+    /// has it wherever else the change is made.
+    pub(super) fn make(&mut self, live: &mut Live) -> Result<String> {
         match self {
-            Self::Add { add, .. } => {
-                let beside = add.before.as_deref().or(add.after.as_deref());
-                in_document(live, beside, |document| add_to(document, add))
+            Self::Add {
+                rule,
+                name,
+                comment,
+                before,
+                after,
+            } => {
+                let place = match (before.as_deref(), after.as_deref()) {
+                    (Some(name), _) => Place::Before(name),
+                    (None, Some(name)) => Place::After(name),
+                    (None, None) => Place::Last,
+                };
+                let beside = before.as_deref().or(after.as_deref());
+                let called = in_document(live, beside, |document| {
+                    document.add_rule(rule.clone(), name.as_deref(), comment.as_deref(), place)
+                })?;
+                let said = format!("rule `{called}` is there");
+                *name = Some(called);
+                Ok(said)
             }
-            Self::Remove { name, .. } => in_document(live, Some(name), |document| {
-                document.remove_rule(name)?;
+            Self::Remove { name } => {
+                in_document(live, Some(name), |document| document.remove_rule(name))?;
                 Ok(format!("rule `{name}` is gone"))
-            }),
+            }
         }
     }
 }
 
-fn add_to(document: &mut Document<'_>, add: &Add) -> Result<String, String> {
-    let place = match (&add.before, &add.after) {
-        (Some(name), _) => Place::Before(name),
-        (None, Some(name)) => Place::After(name),
-        (None, None) => Place::Last,
-    };
-    let (name, comment) = (add.name.as_deref(), add.comment.as_deref());
-    let name = document.add_rule(add.rule.clone(), name, comment, place)?;
-    Ok(format!("rule `{name}` is there"))
-}
-
 /// Makes a change in the text of a rule file, beside the rule of a name or behind the last one.
-fn in_document(
+fn in_document<T>(
     live: &mut Live,
     beside: Option<&str>,
-    change: impl FnOnce(&mut Document<'_>) -> Result<String, String>,
-) -> Result<Option<String>> {
+    change: impl FnOnce(&mut Document<'_>) -> Result<T, String>,
+) -> Result<T> {
     let document = Document::around(&live.text, &live.rules, beside);
     let mut document = document.map_err(|error| anyhow!("{error}"))?;
-    let said = change(&mut document).map_err(|error| anyhow!("{error}"))?;
+    let made = change(&mut document).map_err(|error| anyhow!("{error}"))?;
     live.text = document.text();
-    Ok(Some(said))
+    Ok(made)
 }

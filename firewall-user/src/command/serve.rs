@@ -55,7 +55,7 @@ pub(crate) struct Serve {
     #[arg(long)]
     watch: bool,
     /// What `--watch` applies is on trial for so long, and goes back unless `firewall confirm` comes in that time.
-    #[arg(long, value_name = "TIME", value_parser = rules::duration_s, requires = "watch")]
+    #[arg(long, value_name = "TIME", value_parser = rules::trial_s, requires = "watch")]
     confirm: Option<u32>,
 }
 

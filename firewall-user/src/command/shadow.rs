@@ -10,8 +10,9 @@ use firewall_common::parse::protocol;
 use serde::Serialize;
 use serde_json::json;
 
+use super::apply::{set_up_flows, wanted};
 use super::confirm::OnTrial;
-use super::{address, guard, guards};
+use super::{address, guard, guards, warn_who_is_shut_out};
 use crate::cli::Interfaces;
 use crate::explain::Cause;
 use crate::kernel::description::Policy;
@@ -67,12 +68,14 @@ fn promote(names: &[String], trial: Option<Duration>, output: &Output) -> Result
     let _turn = lock::exclusive()?;
     let mut results = Vec::new();
     for name in names {
-        let (_, mut guard) = guard(name)?;
+        let (interface, mut guard) = guard(name)?;
         guard.refuse_in_trial(name)?;
         let mut live = Live::candidate(&guard)?.with_context(|| none(name))?;
         "shadow promote".clone_into(&mut live.kept.change);
         let loaded = live.loaded()?;
         let prepared = policy::prepare(&loaded, Some(&guard.description.policy), 0)?;
+        warn_who_is_shut_out(&prepared.image, output)?;
+        set_up_flows(&guard, &interface, &wanted(&loaded.rule_set.flows), output)?;
         let (image, description) =
             prepared.describe(live::file(&live.kept), guard.newest()? + 1)?;
         let next = live::next_kept(live, image, description);

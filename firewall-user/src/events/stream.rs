@@ -31,7 +31,7 @@ pub(crate) struct Wanted {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// End after this time (90, 10s, 5m, 1h).
-    #[arg(long = "for", value_name = "TIME", value_parser = rules::duration_s)]
+    #[arg(long = "for", value_name = "TIME", value_parser = rules::telling_s)]
     lasts: Option<u32>,
     /// Be told of so many packets a second, at most about that: of each reason, of each rule with `log`, and from each CPU.
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=10_000))]

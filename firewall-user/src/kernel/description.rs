@@ -40,6 +40,9 @@ pub struct Policy {
     pub image_sha256: String,
     /// Bytes of the policy image.
     pub image_bytes: u64,
+    /// Whether addresses have come into the image or left it that was compiled: its hash is then that of what was done.
+    #[serde(default)]
+    pub is_patched: bool,
     /// Whether everything is let in, because there is no policy.
     pub is_open: bool,
     /// Whether what no rule matches is let in.

@@ -52,7 +52,7 @@ use super::flows::{self, Fill, FlowTable, LiveFlow, Wanted};
 use super::image;
 use super::instance::Instance;
 use super::interface::{Interface, Mode};
-use super::kept::Archive;
+use super::kept::{Archive, Kept};
 use super::knocks;
 use super::pins::{self, Hook, Pins};
 use super::state::Sizes;
@@ -425,16 +425,27 @@ impl Guard {
         Tallies::read(&self.pins)
     }
 
-    /// Records that the policy in force is now kept in `file`. Nothing else changes.
+    /// Records that the policy in force is now kept in the file that `kept` names, with its address lists. Nothing else changes.
     ///
     /// # Errors
     ///
     /// What the kernel says; the old file is then still recorded.
-    pub fn record_file(&mut self, file: String) -> Result<()> {
+    pub fn record_file(&mut self, kept: &Kept) -> Result<()> {
         let description = Description {
-            file,
+            file: kept.file.clone(),
             ..self.description.clone()
         };
+        // What is edited live is saved where this says.
+        let archive = self.archive();
+        if let Some(mut was) = archive.read(description.generation)? {
+            was.file.clone_from(&kept.file);
+            for list in &mut was.lists {
+                if let Some(now) = kept.lists.iter().find(|now| now.name == list.name) {
+                    list.path.clone_from(&now.path);
+                }
+            }
+            archive.keep_again(&was)?;
+        }
         description.pin(&self.pins.policy(self.place()))?;
         self.description = description;
         Ok(())

@@ -42,6 +42,12 @@ pub struct Kept {
     pub rules: usize,
     /// Whether it was to be confirmed, and was not in time.
     pub lapsed: bool,
+    /// Whether somebody went back from it to what was in force before.
+    #[serde(default)]
+    pub rolled_back: bool,
+    /// The live edit that is to be made in the files as well once this is confirmed, as the command writes it down.
+    #[serde(default)]
+    pub to_save: Option<String>,
     /// Bytes of its rule file's text, which is kept apart: most that is asked of a generation does not need it.
     pub text_bytes: usize,
     /// The address lists that this names.

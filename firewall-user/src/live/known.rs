@@ -97,6 +97,7 @@ pub(crate) fn change(
     let policy = Policy {
         image_sha256: sha256(what.as_bytes()),
         image_bytes: size_of_val(&image[..]) as u64,
+        is_patched: true,
         ..policy.clone()
     };
     Ok(Some(Prepared {

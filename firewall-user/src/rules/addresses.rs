@@ -3,6 +3,7 @@
 //! Lists of a million lines are usual (block lists), so the way of a well-formed address is short and allocates nothing;
 //! what is wrong with a bad one is found out afterwards.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::model::AddressSet;
@@ -15,6 +16,27 @@ pub enum Block {
     V4(u32, u32),
     /// IPv6.
     V6(u128, u128),
+}
+
+/// As an address or a CIDR, written in the one way that RFC 5952 has for IPv6.
+impl fmt::Display for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (address, length, most) = match *self {
+            Self::V4(first, last) => {
+                let length = (first ^ last).leading_zeros();
+                (IpAddr::V4(Ipv4Addr::from_bits(first)), length, 32)
+            }
+            Self::V6(first, last) => {
+                let length = (first ^ last).leading_zeros();
+                (IpAddr::V6(Ipv6Addr::from_bits(first)), length, 128)
+            }
+        };
+        write!(f, "{address}")?;
+        match length == most {
+            true => Ok(()),
+            false => write!(f, "/{length}"),
+        }
+    }
 }
 
 /// Why a text is not an address or CIDR, and what to write instead.
@@ -437,6 +459,24 @@ mod tests {
     }
 
     /// Each with a piece of the help that it must come with.
+    #[test]
+    fn a_block_is_spelled_in_one_way() {
+        for (written, alike) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("192.0.2.1/32", "192.0.2.1"),
+            ("192.0.2.0/24", "192.0.2.0/24"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("2001:DB8:0:0::1/128", "2001:db8::1"),
+            ("2001:db8:0::/32", "2001:db8::/32"),
+            ("64:ff9b::192.0.2.1", "64:ff9b::c000:201"),
+            ("::/0", "::/0"),
+        ] {
+            let block = parse_block(written.as_bytes()).unwrap();
+            assert_eq!(block.to_string(), alike, "{written}");
+            assert_eq!(parse_block(alike.as_bytes()).unwrap(), block, "{written}");
+        }
+    }
+
     #[test]
     fn near_misses_say_what_was_meant() {
         for (text, help) in [

@@ -11,7 +11,7 @@ use toml::de::DeTable;
 use super::asserts;
 use super::diagnostic::{Collector, Diagnostic, Report, Source};
 use super::lists::{self, Lists};
-use super::model::RuleSet;
+use super::model::{Flows, RuleSet};
 use super::pieces;
 use super::syntax::{Damage, syntax_error};
 use super::typed::{Reader, RuleFile};
@@ -113,6 +113,21 @@ pub fn parse_within(
     within: asserts::Within,
 ) -> Result<Loaded, Report> {
     parse_in_pieces(source_name, text, lists, Some(within), pieces::PIECE)
+}
+
+/// What the text of a rule file that has been in force asks of the flow table. Nothing else of it is looked at, and no list.
+pub(crate) fn flows(text: &str) -> Option<Flows> {
+    let source = Source::new("", text);
+    let mut collector = Collector::default();
+    let (typed, _) = read_whole(text, &source, &mut collector)?;
+    let alone = RuleFile {
+        flows: typed.flows,
+        ..RuleFile::default()
+    };
+    let none = lists::Lists::new();
+    let mut lists = lists::Reader::new(lists::From::Kept(&none));
+    let (rule_set, _) = validate::validate(alone, &source, &mut lists, &mut collector);
+    (!collector.has_errors()).then_some(rule_set.flows)
 }
 
 /// The same, in pieces of this size where there are several.

@@ -124,6 +124,20 @@ pub(crate) fn has(text: &[u8], line: &str) -> bool {
         .any(|line| entry(line) == Some(wanted))
 }
 
+/// Whether two texts name the same addresses, in whatever order.
+pub(crate) fn are_alike(one: &[u8], other: &[u8]) -> bool {
+    let entries = |text: &[u8]| {
+        let mut blocks: Vec<Block> = text
+            .split(|&byte| byte == b'\n')
+            .filter_map(entry)
+            .collect();
+        blocks.sort_unstable();
+        blocks.dedup();
+        blocks
+    };
+    one == other || entries(one) == entries(other)
+}
+
 fn without(text: &[u8], removed: &[Block]) -> Vec<u8> {
     let mut left = Vec::with_capacity(text.len());
     for line in text.split_inclusive(|&byte| byte == b'\n') {

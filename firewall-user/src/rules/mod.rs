@@ -25,6 +25,7 @@ mod typed;
 mod values;
 
 pub use diagnostic::{Diagnostic, Report, Severity, Source};
+pub(crate) use file::flows;
 pub use file::{Loaded, load, parse, parse_with, parse_within};
 pub use groups::{MAX_EXPANDED_RANGES, MAX_LIST_ERRORS};
 pub use lists::MAX_LIST_BYTES;
@@ -34,8 +35,29 @@ pub use lists::MAX_LIST_BYTES;
 /// # Errors
 ///
 /// What is wrong with it, and what to write instead.
-pub(crate) fn duration_s(text: &str) -> Result<u32, String> {
+pub(crate) fn ban_s(text: &str) -> Result<u32, String> {
+    typed_s(text, &values::times::BAN_COMMAND)
+}
+
+/// Seconds within which something has to be confirmed, written in the same way.
+///
+/// # Errors
+///
+/// What is wrong with it, and what to write instead.
+pub(crate) fn trial_s(text: &str) -> Result<u32, String> {
+    typed_s(text, &values::times::TRIAL)
+}
+
+/// Seconds for which a command tells of packets, written in the same way.
+///
+/// # Errors
+///
+/// What is wrong with it, and what to write instead.
+pub(crate) fn telling_s(text: &str) -> Result<u32, String> {
+    typed_s(text, &values::times::TELLING)
+}
+
+fn typed_s(text: &str, what: &values::times::Use) -> Result<u32, String> {
     let scalar = typed::Scalar::Text(text.to_owned());
-    values::times::time_s(&scalar, &values::times::BAN_COMMAND)
-        .map_err(|(message, help)| format!("{message}; {help}"))
+    values::times::time_s(&scalar, what).map_err(|(message, help)| format!("{message}; {help}"))
 }

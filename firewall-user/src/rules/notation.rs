@@ -1,6 +1,7 @@
 //! A rule on one line, as it is typed for a live edit: `accept tcp 443 from office limit 200/s per source`. It becomes the table that
 //! stands for it in a rule file, and there all of its values are checked like any other's.
 
+use serde::{Deserialize, Serialize};
 use toml_edit::{Array, InlineTable, Table, Value};
 
 /// What a line looks like, for messages.
@@ -14,12 +15,29 @@ const BAN_KEYS: &[&str] = &["after", "within", "for"];
 const SYN_COOKIES_KEYS: &[&str] = &["above"];
 
 /// A rule as it was typed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Typed {
     /// Its keys, without a name.
     pub table: Table,
     /// What it is called unless told: the line without its action.
     pub name: String,
+    /// The line.
+    pub line: String,
+}
+
+impl TryFrom<String> for Typed {
+    type Error = String;
+
+    fn try_from(line: String) -> Result<Self, String> {
+        parse(&line)
+    }
+}
+
+impl From<Typed> for String {
+    fn from(typed: Typed) -> Self {
+        typed.line
+    }
 }
 
 /// Reads a line.
@@ -85,7 +103,11 @@ pub fn parse(line: &str) -> Result<Typed, String> {
             return Err(format!("`{part}` is there twice"));
         }
     }
-    Ok(Typed { table, name })
+    Ok(Typed {
+        table,
+        name,
+        line: line.to_owned(),
+    })
 }
 
 /// The keys of a part and their values: `burst 400 per source`.

@@ -185,3 +185,20 @@ fn a_file_keeps_its_permissions_and_nothing_is_left_beside() {
     assert!(write(RealDisk, &folder.path().join("none.toml"), NEW).is_err());
     assert_eq!(names(), 1);
 }
+
+#[test]
+fn what_an_editor_puts_around_lines_stays() {
+    let saved = |before: &str, text: &str| {
+        let saved = as_before(before.as_bytes(), text.as_bytes().to_vec());
+        String::from_utf8(saved).unwrap()
+    };
+    assert_eq!(saved("a\n", "a\nb\n"), "a\nb\n");
+    assert_eq!(saved("a\r\nb\r\n", "a\r\nb\r\nc\n"), "a\r\nb\r\nc\r\n");
+    assert_eq!(saved("a\r\nb\r\n", "a\nc"), "a\r\nc");
+    assert_eq!(saved("\u{feff}a\n", "a\nb\n"), "\u{feff}a\nb\n");
+    assert_eq!(
+        saved("\u{feff}a\r\n", "\u{feff}a\r\nb\n"),
+        "\u{feff}a\r\nb\r\n"
+    );
+    assert_eq!(saved("", "a\n"), "a\n");
+}

@@ -3,6 +3,7 @@
 mod game;
 mod known;
 mod random;
+mod saved;
 
 use std::fs;
 use std::path::Path;

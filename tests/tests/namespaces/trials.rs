@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use firewall_tests::net::Lab;
 use firewall_tests::net::traffic::{Echo, reaches, tcp, udp, udp_from};
+use firewall_tests::net::{Lab, firewall};
 use serde_json::Value;
 
 use crate::MODES;
@@ -260,6 +261,126 @@ fn any_kept_generation_can_be_had_again() -> Result<()> {
         said.contains("generation 22"),
         "numbers are not used twice: {said}"
     );
+    Ok(())
+}
+
+/// Whoever goes back does not want what they have gone back from, however often they do.
+#[test]
+fn going_back_once_more_skips_what_somebody_has_gone_back_from() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let interface = lab.inside.interface();
+    let rollback = |more: &[&str]| {
+        let arguments = [&["rollback", "-i", interface], more].concat();
+        lab.inside.firewall(&arguments)
+    };
+    for which in [InForce::A, InForce::B] {
+        lab.apply(&policy(which), "auto")?;
+    }
+    rollback(&[])?.success()?;
+    ensure!(states(&lab)? == ["2 rolled back", "1 in force"]);
+    lab.apply(&(policy(InForce::A) + "# another\n"), "auto")?;
+    lab.apply(&(policy(InForce::B) + "# another\n"), "auto")?;
+    for expected in [3, 1] {
+        let said = rollback(&[])?.success()?;
+        let expected = format!("generation {expected} is in force again");
+        ensure!(said.contains(&expected), "{said}");
+    }
+    let said = rollback(&[])?.failure(1)?;
+    ensure!(said.contains("none before generation 1"), "{said}");
+    // Whoever names it wants it.
+    rollback(&["--to", "2"])?.success()?;
+    let expected = ["4 rolled back", "3 rolled back", "2 in force", "1 "];
+    ensure!(states(&lab)? == expected, "{:?}", states(&lab)?);
+    Ok(())
+}
+
+#[test]
+fn a_rollback_that_fails_leaves_the_candidate() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let interface = lab.inside.interface();
+    let run = |arguments: &[&str]| {
+        lab.inside
+            .firewall(&[arguments, &["-i", interface]].concat())
+    };
+    lab.apply(&policy(InForce::A), "auto")?;
+    lab.apply(&policy(InForce::B), "auto")?;
+    let probe = Probe::new(&lab)?;
+    let candidate = lab.write("candidate.toml", &policy(InForce::A))?;
+    lab.apply_file(&candidate, &["--shadow"])?;
+    let said = run(&["rollback", "--to", "999"])?.failure(1)?;
+    ensure!(said.contains("is as it was"), "{said}");
+    let said = run(&["shadow"])?.success()?;
+    ensure!(said.contains("candidate.toml"), "{said}");
+    let said = run(&["rollback"])?.success()?;
+    ensure!(said.contains("no candidate is asked any more"), "{said}");
+    ensure!(probe.in_force()? == InForce::A);
+    run(&["shadow"])?.failure(1)?;
+    Ok(())
+}
+
+#[test]
+fn one_that_is_too_late_keeps_no_other_from_being_confirmed() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let second = format!("{}2", lab.inside.interface());
+    lab.inside
+        .ip(&format!("link add {second} type veth peer name {second}p"))?;
+    lab.apply(&policy(InForce::A), "auto")?;
+    let file = lab.write("b.toml", &policy(InForce::B))?;
+    lab.apply_file(&file, &["--confirm", "1s"])?;
+    let path = file.to_str().context("UTF-8")?;
+    let of_second = ["apply", path, "-i", &second, "--confirm", "1h"];
+    lab.inside.firewall(&of_second)?.success()?;
+    thread::sleep(Duration::from_millis(1100));
+    let said = lab.inside.firewall(&["confirm"])?.failure(1)?;
+    ensure!(
+        said.contains("too late: generation 1 is in force"),
+        "{said}"
+    );
+    let said = lab.inside.firewall(&["confirm"])?.failure(1)?;
+    ensure!(said.contains("nothing waits"), "{said}");
+    ensure!(states(&lab)? == ["2 not confirmed", "1 in force"]);
+    let history = ["history", "-i", &second];
+    let said = lab.inside.firewall(&history)?.success()?;
+    ensure!(said.contains("in force"), "{said}");
+    lab.inside.firewall(&["detach", "-i", &second])?.success()?;
+    Ok(())
+}
+
+/// What a command does and says by its exit code does not depend on whether somebody reads it.
+#[test]
+fn without_a_reader_all_is_done() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    lab.apply(&policy(InForce::A), "auto")?;
+    let file = lab.write("b.toml", &policy(InForce::B))?;
+    let path = file.to_str().context("UTF-8")?;
+    for (arguments, code) in [
+        (&["plan", path][..], 3),
+        (&["rule", "add", "accept udp 9"], 0),
+        (&["rule", "add", "drop any", "--before", "udp 9"], 0),
+        (&["plan", path, "--format", "json"], 3),
+        (&["apply", path], 0),
+        (&["rollback"], 0),
+    ] {
+        let mut command = Command::new(firewall()?);
+        let closed = || -> Result<Stdio> { Ok(std::io::pipe()?.1.into()) };
+        command
+            .args(arguments)
+            .args(["-i", lab.inside.interface()])
+            .stdin(Stdio::null())
+            .stdout(closed()?)
+            .stderr(closed()?);
+        let ended = lab.inside.start(&mut command)?.wait()?;
+        ensure!(ended.code() == Some(code), "{arguments:?}: {ended}");
+    }
+    ensure!(states(&lab)?.len() == 4, "{:?}", states(&lab)?);
     Ok(())
 }
 

@@ -54,6 +54,8 @@ pub(super) struct RuleFile {
     print: Option<String>,
     /// Whether it is to be applied.
     pub(super) is_due: bool,
+    /// Whether it became due, or still was, while something waited to be confirmed.
+    pub(super) is_held: bool,
     /// Whether that is only so while the interface is not guarded: it was there when the service began.
     pub(super) only_unguarded: bool,
     /// When it could not be applied last.
@@ -158,10 +160,15 @@ impl RuleFile {
             path,
             print: None,
             is_due: true,
+            is_held: false,
             only_unguarded: false,
             failed_at: None,
         };
-        file.look();
+        // Its lists count from the start, whether or not it is to be applied.
+        match rules::load(&file.path) {
+            Ok(loaded) => file.consists_of(&loaded),
+            Err(_) => file.look(),
+        };
         file
     }
 
@@ -173,10 +180,15 @@ impl RuleFile {
     pub(super) fn load(&mut self) -> Result<Loaded, Report> {
         self.look();
         let loaded = rules::load(&self.path)?;
+        self.consists_of(&loaded);
+        Ok(loaded)
+    }
+
+    /// Remembers what it is made of. Says whether that is another than before.
+    fn consists_of(&mut self, loaded: &Loaded) -> bool {
         let lists = loaded.lists.values().map(|list| PathBuf::from(list.name()));
         self.parts = lists.chain([self.path.clone()]).collect();
-        self.look();
-        Ok(loaded)
+        self.look()
     }
 
     /// Whether it is another than when this was called last.

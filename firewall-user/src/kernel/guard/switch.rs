@@ -22,7 +22,7 @@ use crate::kernel::counters::Counters;
 use crate::kernel::description::Description;
 use crate::kernel::events;
 use crate::kernel::image::{self, Image, Images};
-use crate::kernel::kept::{Archive, Source};
+use crate::kernel::kept::{Archive, Kept, Source};
 use crate::kernel::pins::{self, Pins};
 
 /// How many images of a size class are not freed when nobody needs them any more after a switch, but give way to the next in their place:
@@ -119,6 +119,15 @@ impl Guard {
         self.put_in_force(next, trial)
     }
 
+    /// The same for a generation that was in force before, for good, and whether or not a candidate is asked.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::switch`].
+    pub fn go_back(&mut self, next: Next<'_>) -> Result<()> {
+        self.put_in_force(next, None)
+    }
+
     /// The same, whether or not a candidate is asked.
     pub(super) fn put_in_force(&mut self, next: Next<'_>, trial: Option<Duration>) -> Result<()> {
         self.refuse_in_trial("this interface")?;
@@ -213,6 +222,9 @@ impl Guard {
         description.policy.gone = gone_after(&self.description, &description, &self.counters()?)?;
         description.pin(&self.pins.policy(before))?;
         self.mark_lapsed_if_waiting()?;
+        self.mark(generation, |kept| {
+            (kept.lapsed, kept.rolled_back, kept.to_save) = (false, false, None);
+        })?;
         self.replace(Control::new(before, self.control.active()))?;
         let before = std::mem::replace(&mut self.description, description);
         self.tidy(before.generation, true);
@@ -304,9 +316,23 @@ impl Guard {
     }
 
     fn mark_lapsed(&self, generation: u64) -> Result<()> {
+        self.mark(generation, |kept| kept.lapsed = true)
+    }
+
+    /// Writes down that somebody went back from `generation`: whoever goes back once more does not want it either.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn mark_rolled_back(&self, generation: u64) -> Result<()> {
+        self.mark(generation, |kept| kept.rolled_back = true)
+    }
+
+    /// Changes what is written down of a generation, if it is kept.
+    fn mark(&self, generation: u64, change: impl FnOnce(&mut Kept)) -> Result<()> {
         let archive = self.archive();
         if let Some(mut kept) = archive.read(generation)? {
-            kept.lapsed = true;
+            change(&mut kept);
             archive.keep_again(&kept)?;
         }
         Ok(())

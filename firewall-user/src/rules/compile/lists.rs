@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use firewall_common::abi::image::{Entry, Line, SIZE_CLASSES, header};
+use serde::{Deserialize, Serialize};
 
 use super::addresses::change;
 pub use super::layout::Extend;
@@ -17,7 +18,7 @@ use crate::rules::model::{Direction, SetId};
 const MAX_ROWS: usize = 4096;
 
 /// Whether addresses come into a list or leave it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Way {
     /// They come in, and have been in none of its sets.
     In,

@@ -84,6 +84,20 @@ pub(in crate::rules) const BAN_COMMAND: Use = Use {
     longest_s: BanAfter::MAX_FOR_S,
 };
 
+/// The time of `--confirm`.
+pub(in crate::rules) const TRIAL: Use = Use {
+    goes: "the time to confirm goes",
+    zero: "what has to be confirmed within no time is never in force",
+    longest_s: BanAfter::MAX_FOR_S,
+};
+
+/// For how long a command tells of packets.
+pub(in crate::rules) const TELLING: Use = Use {
+    goes: "the time goes",
+    zero: "no packets come within no time",
+    longest_s: BanAfter::MAX_FOR_S,
+};
+
 /// A time in seconds.
 pub(in crate::rules) fn time_s(scalar: &Scalar, what: &Use) -> Result<u32, Complaint> {
     const HELP: &str =

@@ -116,6 +116,64 @@ fn what_is_watched_can_be_on_trial() -> Result<()> {
     Ok(())
 }
 
+/// What nobody has confirmed does not come back by itself, be it the file that is watched.
+#[test]
+fn what_was_not_confirmed_is_not_applied_again() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let (file, folder) = arguments(&lab)?;
+    fs::write(&file, policy(InForce::A))?;
+    let service = Service::start(&lab, &["--rules-dir", &folder, "--watch"])?;
+    let probe = Probe::new(&lab)?;
+    ensure!(probe.in_force()? == InForce::A);
+    fs::write(&file, policy(InForce::B))?;
+    lab.apply_file(&file, &["--confirm", "5s"])?;
+    ensure!(probe.in_force()? == InForce::B);
+    is_in_force(&probe, InForce::A)?;
+    wait_until("it is told", || {
+        Ok(service.daemon.said()?.contains("which nobody confirmed"))
+    })?;
+    ensure!(probe.in_force()? == InForce::A);
+    // Once it is another it is applied.
+    fs::write(&file, policy(InForce::B) + "# again\n")?;
+    is_in_force(&probe, InForce::B)
+}
+
+/// A list of a file that the service has not applied itself is watched like any other, and an edit that is saved has been made already.
+#[test]
+fn lists_are_watched_from_the_start_and_edits_are_not_made_twice() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let (file, folder) = arguments(&lab)?;
+    let list = file.with_file_name("guests.txt");
+    fs::write(&list, "192.0.2.77\n")?;
+    let text = "version = 1\n[groups]\nguests = { file = \"guests.txt\" }\n[[rule]]\nname = \"game\"\n\
+                action = \"accept\"\nprotocol = \"udp\"\nports = [7000]\nfrom = [\"guests\"]\n";
+    fs::write(&file, text)?;
+    lab.apply_file(&file, &[])?;
+    let arguments = ["--rules-dir", &folder, "--watch", "--confirm", "1h"];
+    let _service = Service::start(&lab, &arguments)?;
+    let interface = lab.inside.interface();
+    let edits = [
+        ("add", "192.0.2.1"),
+        ("add", "192.0.2.0"),
+        ("remove", "192.0.2.1"),
+    ];
+    for (verb, address) in edits {
+        let edit = ["group", verb, "guests", address, "--save", "-i", interface];
+        lab.inside.firewall(&edit)?.success()?;
+    }
+    // Longer than it takes for a change to settle.
+    thread::sleep(Duration::from_secs(3));
+    ensure!(lab.stats()?.generation == 4, "{}", lab.stats()?.generation);
+    fs::write(&list, "192.0.2.77\n192.0.2.78\n")?;
+    wait_until("the list is applied", || Ok(lab.stats()?.generation == 5))?;
+    lab.inside.firewall(&["confirm"])?.success()?;
+    Ok(())
+}
+
 #[test]
 fn without_watch_a_signal_has_files_applied() -> Result<()> {
     let Some(lab) = Lab::new()? else {

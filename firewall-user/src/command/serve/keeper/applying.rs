@@ -1,5 +1,6 @@
 //! Rule files of interfaces are put in force, and where one is broken, what was in force last.
 
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
@@ -10,6 +11,7 @@ use crate::command::apply::Order;
 use crate::command::serve::good;
 use crate::kernel::guard::{Found, Guard, Trial};
 use crate::kernel::interface::Interface;
+use crate::live::Live;
 use crate::lock;
 use crate::output::{Format, Output, width};
 use crate::rules::{Loaded, Report};
@@ -44,9 +46,21 @@ impl Keeper {
             return Ok(State::Waits);
         };
         if is_guarded && is_on_trial(interface)? {
+            file.is_held = true;
             return Ok(State::Well);
         }
         file.is_due = false;
+        if std::mem::take(&mut file.is_held)
+            && is_guarded
+            && let Some(generation) = was_refused(interface, &file.path)?
+        {
+            warn!(
+                "{name}: {} is not applied again: it was generation {generation}, which nobody confirmed; change it, or \
+                 `firewall apply` it",
+                file.path.display()
+            );
+            return Ok(State::Well);
+        }
         file.only_unguarded = false;
         let order = Order {
             file: &file.path.clone(),
@@ -116,6 +130,33 @@ fn is_on_trial(interface: &Interface) -> Result<bool> {
         Found::Guard(guard) => matches!(guard.trial, Trial::Waits(_)),
         Found::Nothing | Found::Stale => false,
     })
+}
+
+/// The generation that was on trial last, where nobody confirmed it and the rule file still is what it was: put in force by itself it would be
+/// so for good, and perhaps shut out whoever could not confirm it.
+fn was_refused(interface: &Interface, file: &Path) -> Result<Option<u64>> {
+    let Found::Guard(guard) = Guard::find(interface)? else {
+        return Ok(None);
+    };
+    let lapsed = match guard.trial {
+        Trial::Lapsed => guard.before()?.map(|lapsed| lapsed.generation),
+        Trial::Over | Trial::Waits(_) => None,
+    };
+    // A file with mistakes has never been on trial.
+    let Ok(now) = Live::read(file) else {
+        return Ok(None);
+    };
+    let newest = guard.newest()?;
+    for kept in guard.archive().all()? {
+        let is_later = (guard.description.generation + 1..=newest).contains(&kept.generation);
+        if is_later
+            && (kept.lapsed || Some(kept.generation) == lapsed)
+            && Live::of_generation(&guard, kept.generation)?.is_alike(&now)?
+        {
+            return Ok(Some(kept.generation));
+        }
+    }
+    Ok(None)
 }
 
 /// All that is wrong with a rule file, as it is shown to whoever types a command.
