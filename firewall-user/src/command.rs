@@ -40,7 +40,7 @@ use crate::cli::Interfaces;
 
 use crate::kernel::guard::{Found, Guard};
 use crate::kernel::interface::{self, Interface};
-use crate::kernel::pins;
+use crate::kernel::{pins, standing};
 use crate::output::Output;
 use crate::session::Session;
 
@@ -102,7 +102,10 @@ fn guard(name: &str) -> Result<(Interface, Guard)> {
     let interface = interface(name)?;
     match Guard::find(&interface)? {
         Found::Guard(guard) => Ok((interface, *guard)),
-        Found::Nothing => bail!("{name} is not guarded; `firewall apply FILE -i {name}` guards it"),
+        Found::Nothing => {
+            standing::refuse_renamed(&interface)?;
+            bail!("{name} is not guarded; `firewall apply FILE -i {name}` guards it")
+        }
         Found::Stale => bail!(
             "{name} is NOT guarded any more: its interface was removed or made again after the firewall was attached; \
              `firewall apply FILE -i {name}` guards it again"

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::bans;
 use super::serve::good;
 use crate::kernel::guard::{Found, Guard, remove_stale};
-use crate::kernel::{interface, pins};
+use crate::kernel::{interface, pins, standing};
 use crate::output::Output;
 use crate::{lock, privilege};
 
@@ -69,6 +69,7 @@ fn detach_from(name: &str) -> Result<bool> {
         Some(interface) => match Guard::find(&interface)? {
             // What an interrupted apply or detach has left may see what leaves.
             Found::Nothing | Found::Stale => {
+                standing::refuse_renamed(&interface)?;
                 let has_pins = pins::interfaces()?.iter().any(|pinned| pinned == name);
                 remove_stale(name)?;
                 Ok(has_pins)

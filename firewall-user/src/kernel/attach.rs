@@ -7,6 +7,7 @@ use aya::programs::{ProgramError, SchedClassifier, Xdp, XdpMode};
 use aya::util::KernelVersion;
 
 use super::interface::Interface;
+use super::standing;
 
 /// The oldest kernel that takes the programs: tcx came with it.
 const OLDEST_KERNEL: KernelVersion = KernelVersion::new(6, 6, 0);
@@ -53,6 +54,7 @@ pub fn check(interface: &Interface) -> Result<()> {
              that have to follow each other: it is not supported"
         );
     }
+    standing::refuse_renamed(interface)?;
     if let Some((mode, id)) = interface.xdp.first() {
         bail!(
             "{} already has an XDP program that is not this firewall's (id {id}, {} mode): `bpftool prog show id {id}` \

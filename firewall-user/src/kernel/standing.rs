@@ -1,7 +1,7 @@
 //! Whether an interface is guarded, and where it is not quite, what is the matter: more than a command that wants a guard has to
 //! tell apart.
 
-use anyhow::{Error, Result};
+use anyhow::{Error, Result, bail};
 
 use super::guard::{self, Found, Guard};
 use super::interface::{self, Interface};
@@ -73,6 +73,25 @@ fn look(interface: &Interface) -> Result<Standing> {
         true => Standing::Leftovers,
         false => Standing::Unguarded,
     })
+}
+
+/// Refuses an interface that is guarded under the name that it had before: whoever names it now finds nothing.
+///
+/// # Errors
+///
+/// That it is, and what to do; or the BPF file system is out of reach.
+pub fn refuse_renamed(interface: &Interface) -> Result<()> {
+    let name = &interface.name;
+    if let Some(program) = programs::looks_like_ours(interface)
+        && let Some(before) = pinned_as(program)?
+        && before != *name
+    {
+        bail!(
+            "{name} is guarded as {before}, which it was called before: `ip link set dev {name} name {before}` has commands find \
+             it, `firewall detach -i {before}` takes the firewall off"
+        );
+    }
+    Ok(())
 }
 
 /// Names of the interfaces of this network namespace that have pins, or a program that looks like ours.

@@ -351,6 +351,19 @@ fn an_interface_that_was_renamed_stays_guarded() -> Result<()> {
     ensure!(guarded.is_some());
     lab.inside.ip(&format!("link set {name} down"))?;
     lab.inside.ip(&format!("link set {name} name {name}r"))?;
+    // Whoever says the new name is told the old one.
+    let renamed = format!("{name}r");
+    let path = file.to_str().context("a path that is not UTF-8")?;
+    for arguments in [
+        &["apply", path][..],
+        &["stats"],
+        &["detach"],
+        &["rule", "add", "accept udp 9"],
+    ] {
+        let arguments = [arguments, &["-i", &renamed]].concat();
+        let told = lab.inside.firewall(&arguments)?.failure(1)?;
+        ensure!(told.contains(&format!("is guarded as {name}")), "{told}");
+    }
     // Another card gets its name.
     lab.inside
         .ip(&format!("link add {name} type veth peer name {name}x"))?;
@@ -362,5 +375,11 @@ fn an_interface_that_was_renamed_stays_guarded() -> Result<()> {
     lab.inside.ip(&format!("link delete {name}"))?;
     lab.inside.ip(&format!("link set {name}r name {name}"))?;
     ensure!(lab.inside.attached()? == guarded, "it was taken off");
+    lab.inside.ip(&format!("link set {name} down"))?;
+    lab.inside.ip(&format!("link set {name} name {name}r"))?;
+    lab.inside.firewall(&["detach", "-i", name])?.success()?;
+    let shown = lab.inside.ip(&format!("link show dev {name}r"))?;
+    ensure!(!shown.contains("prog/xdp"), "{shown}");
+    lab.inside.ip(&format!("link set {name}r name {name}"))?;
     Ok(())
 }
