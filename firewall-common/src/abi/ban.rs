@@ -30,12 +30,13 @@ pub const BAN_MAP_FLAGS: u32 = 1 << 10;
 
 /// Bans in a bucket. Eight words make one cache line.
 pub const WAYS: usize = 8;
-/// Of these, rules may use so many: whoever has them ban thousands leaves room for what people ban.
+/// Of these, rules may use so many, the first ones: whoever has them ban thousands leaves room for what people ban.
 pub const WAYS_OF_RULES: usize = 6;
 /// Buckets that are tried one after the other, at a distance that the hash says. With half of the slots in use, one in fifty is full,
 /// and all five once in a hundred million bans.
 pub const PROBES: u32 = 5;
-/// Of these, rules may use so many.
+/// Of these, rules may use so many. Where rules ban half as many as there are slots, there is no room for less than one in a
+/// hundred; with one bucket it would be one in twenty.
 pub const PROBES_OF_RULES: u32 = 2;
 /// Fewest buckets; the number is a power of two.
 pub const MIN_BUCKETS: u32 = 64;
@@ -151,7 +152,8 @@ impl Prefix {
 pub struct SlotWord(pub u64);
 
 impl SlotWord {
-    /// A slot that was never used. Slots never become empty again: who finds one in a bucket need look no further.
+    /// A slot that was never used. Slots never become empty again: who finds one among the first [`WAYS_OF_RULES`] of a bucket need
+    /// look no further.
     pub const EMPTY: Self = Self(0);
     /// A slot whose entry is being written.
     pub const BUSY: Self = Self(1 << Self::DEADLINE_BITS);

@@ -139,11 +139,14 @@ pub fn has<B: Bans>(prefix: &Prefix, now_ns: impl Fn() -> u64, bans: &B) -> bool
         };
         // Without a branch for each slot: nearly always none of them is it.
         let mut tagged = 0u32;
+        // Of the slots that rules may use: who found none of these free went on to the next bucket.
         let mut empty = 0;
         for (way, slot) in bucket.slots.iter().enumerate() {
             let word = SlotWord(slot.load());
             tagged |= is_zero(u64::from(word.tag() ^ place.tag)) << way;
-            empty |= is_zero(word.0);
+            if way < WAYS_OF_RULES {
+                empty |= is_zero(word.0);
+            }
         }
         if tagged != 0 {
             for (way, slot) in bucket.slots.iter().enumerate() {
@@ -308,9 +311,11 @@ fn put<const TRIES: u32, B: Bans>(
             {
                 return given;
             }
-            empty |= found.0 == SlotWord::EMPTY.0;
+            let is_of_rules = way < WAYS_OF_RULES;
+            // Where one of these was never used, neither a rule nor a command has gone further.
+            empty |= is_of_rules && found.0 == SlotWord::EMPTY.0;
             // Rules leave room for commands, whoever they ban.
-            if free.is_none() && (!by_rule || way < WAYS_OF_RULES) && can_be_had(found, now_ns) {
+            if free.is_none() && (!by_rule || is_of_rules) && can_be_had(found, now_ns) {
                 free = Some((index, way, found));
             }
         }
@@ -459,4 +464,4 @@ pub use host::HostBans;
 #[cfg(not(target_arch = "bpf"))]
 mod host;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -12,7 +12,8 @@ use crate::tables::HostWorld;
 
 const SECOND: u64 = 1_000_000_000;
 
-struct Table {
+/// A table in plain memory.
+pub(in crate::decide) struct Table {
     settings: Settings<AtomicU64>,
     filters: Vec<Filter<AtomicU64>>,
     buckets: Vec<Bucket<AtomicU64>>,
@@ -20,7 +21,7 @@ struct Table {
 
 impl Table {
     /// A table of so many buckets, in which prefixes of these lengths are looked for.
-    fn new(buckets: usize, lengths: &[u8]) -> Self {
+    pub(in crate::decide) fn new(buckets: usize, lengths: &[u8]) -> Self {
         let mut word = [0; 8];
         word[..lengths.len()].copy_from_slice(lengths);
         let word = || AtomicU64::new(u64::from_le_bytes(word));
@@ -42,7 +43,7 @@ impl Table {
         }
     }
 
-    fn bans(&self) -> HostBans<'_> {
+    pub(in crate::decide) fn bans(&self) -> HostBans<'_> {
         HostBans {
             settings: &self.settings,
             filters: &self.filters,
@@ -50,7 +51,12 @@ impl Table {
         }
     }
 
-    fn give(&self, prefix: Prefix, until_ns: Option<u64>, now_ns: u64) -> Given {
+    pub(in crate::decide) fn give(
+        &self,
+        prefix: Prefix,
+        until_ns: Option<u64>,
+        now_ns: u64,
+    ) -> Given {
         let ban = Ban {
             prefix,
             deadline: until_ns.map_or(Deadline::NEVER, Deadline::at_ns),
@@ -195,6 +201,42 @@ fn half_of_a_table_can_be_used_without_fail() {
     }
     assert!((0..1 << 16).all(|number| table.holds(Key::mapped(number), 0)));
     assert!((1 << 16..1 << 18).all(|number| !table.holds(Key::mapped(number), 0)));
+}
+
+#[test]
+fn rules_use_their_second_bucket_and_what_is_in_it_is_found() {
+    const BUCKETS: usize = 1 << 14;
+    const BY_RULES: u32 = 1 << 16;
+    let table = Table::new(BUCKETS, &[128]);
+    let mut in_bucket = std::vec![0; BUCKETS];
+    let mut given = Vec::new();
+    for number in 0..BY_RULES {
+        let first = Place::of(&host(number), &table.settings).bucket(0, &table.settings);
+        in_bucket[first as usize] += 1;
+        let ban = Ban::by_rule(host(number), 7, 100 * SECOND, 0);
+        match give_by_rule(&ban, 0, &table.bans()) {
+            Given::New => given.push(number),
+            Given::NoRoom => {}
+            Given::Renewed => panic!("{number} twice"),
+        }
+    }
+    let beyond_first = in_bucket
+        .iter()
+        .map(|&bans| WAYS_OF_RULES.max(bans) - WAYS_OF_RULES);
+    let refused_by_one: usize = beyond_first.sum();
+    let refused = BY_RULES as usize - given.len();
+    assert!(
+        refused < refused_by_one / 5,
+        "{refused}, of one {refused_by_one}"
+    );
+    // What a command bans finds room and is found, also behind buckets that rules have filled.
+    for number in BY_RULES..BY_RULES + 10_000 {
+        assert_eq!(table.give(host(number), None, 0), Given::New, "{number}");
+        given.push(number);
+    }
+    for number in given {
+        assert!(table.holds(Key::mapped(number), SECOND), "{number}");
+    }
 }
 
 #[test]
