@@ -64,18 +64,14 @@ fn first<W: World>(
     }
 }
 
-/// The verdict on a later fragment.
+/// The verdict on a later fragment. What of a banned source was accepted is what answers this host, and comes in whole.
 #[inline(always)]
 fn later<W: World>(packet: &Packet, identification: u32, world: &W) -> Decision {
-    if ban::holds_now(packet, world) {
-        return counted(
-            Decision::dropped(DropReason::Banned),
-            packet.frame_bytes,
-            world,
-        );
-    }
     let decision = match world.first_fragment(&FragmentKey::new(packet, identification)) {
         Some(true) => Decision::passed(PassReason::Fragment),
+        Some(false) | None if ban::holds_now(packet, world) => {
+            Decision::dropped(DropReason::Banned)
+        }
         Some(false) => Decision::dropped(DropReason::FragmentDenied),
         None if world.admits(Limited::EarlyFragment) => Decision::passed(PassReason::FragmentEarly),
         None => Decision::dropped(DropReason::FragmentLater),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use firewall_tests::net::traffic::{
-    Echo, SILENCE, exchange, reaches, tcp, udp, udp_from, wait_until,
+    Echo, SILENCE, exchange, mapped, reaches, tcp, udp, udp_from, wait_until,
 };
 use firewall_tests::net::{Host, Lab, Outcome};
 use serde::Deserialize;
@@ -402,5 +402,30 @@ fn a_ban_cuts_every_fragment() -> Result<()> {
     // All four, and not the first for itself and the others because of it.
     let after = lab.stats_when(|stats| stats.dropped("banned") >= before.dropped("banned") + 4)?;
     ensure!(after.dropped("fragment-denied") == before.dropped("fragment-denied"));
+    Ok(())
+}
+
+/// What a resolver says to this host is more than one frame holds.
+#[test]
+fn a_ban_cuts_no_answer_that_comes_in_fragments() -> Result<()> {
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    lab.apply(&rules(&[SERVED]), "native")?;
+    let (resolver, asks) = (udp(&lab.outside, 53)?, udp(&lab.inside, 7002)?);
+    ban(&lab, &format!("{} {}", lab.outside.v4, lab.outside.v6))?;
+    for (outside, inside) in [
+        (IpAddr::from(lab.outside.v4), IpAddr::from(lab.inside.v4)),
+        (lab.outside.v6.into(), lab.inside.v6.into()),
+    ] {
+        asks.send_to(b"?", mapped(&asks, SocketAddr::new(outside, 53))?)?;
+        resolver.recv(&mut [0; 8]).context("the question")?;
+        let to = mapped(&resolver, SocketAddr::new(inside, 7002))?;
+        resolver.send_to(&[7; 5_000], to)?;
+        let length = asks.recv(&mut [0; 8_000]);
+        ensure!(length.context("the answer")? == 5_000, "{outside}");
+    }
+    let stats = lab.stats()?;
+    ensure!(stats.passed("fragment") >= 6 && stats.dropped("banned") == 0);
     Ok(())
 }

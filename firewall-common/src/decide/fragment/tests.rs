@@ -7,23 +7,28 @@ use std::vec::Vec;
 use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv6FragmentHeader, Ipv6Header};
 
 use super::{first, later};
+use crate::abi::ban::Prefix;
 use crate::abi::flow::Key;
 use crate::abi::fragment::{FragmentKey, LIFETIME_V4_TICKS, LIFETIME_V6_TICKS, Remembered};
-use crate::abi::image::Outcome;
+use crate::abi::image::{Line, Outcome};
 use crate::abi::reason::{DropReason, PassReason};
-use crate::decide::{Asked, Decision, beyond_rules};
+use crate::decide::ban::tests::Table;
+use crate::decide::{Asked, Decision, beyond_rules, terms};
 use crate::parse::transport::TCP_HEADER;
 use crate::parse::{self, Fragment, IpHeader, Parsed, Transport, parse, protocol};
-use crate::tables::{HostTables, Limited, MaybeBans, MaybeFlows, MaybeLimits, Tally, World};
+use crate::tables::{
+    Fragments, HostTables, HostWorld, Limited, MaybeBans, MaybeFlows, MaybeLimits, Tally, World,
+};
 
 const ACCEPTED: Decision = Decision::by_rules(0, Outcome::new(true, false, 200));
 const REFUSED: Decision = Decision::dropped(DropReason::NoRule);
 const GOES_ON: Decision = Decision::passed(PassReason::Fragment);
 const DENIED: Decision = Decision::dropped(DropReason::FragmentDenied);
 const EARLY: Decision = Decision::passed(PassReason::FragmentEarly);
+const BANNED: Decision = Decision::dropped(DropReason::Banned);
 
 /// A world of fragments alone, which lets in two early ones.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Memory {
     remembered: RefCell<HashMap<FragmentKey, Remembered>>,
     now: Cell<u64>,
@@ -86,6 +91,20 @@ impl World for Memory {
     fn remember_fragment(&self, key: &FragmentKey, accepts: bool) {
         let remembered = Remembered::new(self.now.get(), accepts);
         self.remembered.borrow_mut().insert(*key, remembered);
+    }
+}
+
+impl Fragments for Memory {
+    fn first(&self, key: &FragmentKey) -> Option<bool> {
+        self.first_fragment(key)
+    }
+
+    fn remember(&self, key: &FragmentKey, accepts: bool) {
+        self.remember_fragment(key, accepts);
+    }
+
+    fn admits(&self, kind: Limited) -> bool {
+        World::admits(self, kind)
     }
 }
 
@@ -287,6 +306,45 @@ fn early_ones_are_limited_and_others_are_not() {
     assert_eq!(memory.later(&LATER.frame()), limit);
     assert_eq!(memory.decide(&FIRST.frame(), ACCEPTED), ACCEPTED);
     assert_eq!(memory.later(&LATER.frame()), GOES_ON);
+}
+
+/// What answers this host is accepted, whoever is banned, and goes on as that does.
+#[test]
+fn a_ban_cuts_all_fragments_but_those_of_what_was_accepted() {
+    let image = [Line::default(); 64];
+    let table = Table::new(64, &[128]);
+    for ipv6 in [false, true] {
+        let (first, later) = (Piece { ipv6, ..FIRST }, Piece { ipv6, ..LATER });
+        let beside = Piece { source: 8, ..later };
+        let read = |piece: Piece| {
+            let frame = piece.frame();
+            let Ok(Parsed::Ip(packet)) = parse(&frame[..]) else {
+                panic!("{frame:02x?}");
+            };
+            (packet, parse::identification(&frame[..]).unwrap())
+        };
+        let (banned, _) = terms::source(&read(first).0);
+        table.give(Prefix::of(banned, 128), None, 0);
+        for (by_rules, of_banned, of_other) in [
+            (Some(ACCEPTED), GOES_ON, EARLY),
+            (Some(REFUSED), BANNED, EARLY),
+            (None, BANNED, EARLY),
+        ] {
+            let memory = Memory::default();
+            if let Some(by_rules) = by_rules {
+                memory.decide(&first.frame(), by_rules);
+            }
+            let world = HostWorld::new(&image, |_, _| {})
+                .with_bans(table.bans())
+                .with_fragments(&memory);
+            let decide = |piece| {
+                let (packet, identification) = read(piece);
+                super::later(&packet, identification, &world)
+            };
+            assert_eq!(decide(later), of_banned, "{by_rules:?}");
+            assert_eq!(decide(beside), of_other, "{by_rules:?}");
+        }
+    }
 }
 
 /// RFC 6946: it is reassembled with nothing, and says nothing of fragments that have its identification.
