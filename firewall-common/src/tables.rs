@@ -115,9 +115,10 @@ pub trait World {
     /// The flows that this host has opened.
     fn flows(&self) -> &Self::Flows;
 
-    /// Whether the host has a TCP connection with these ends: established or later, or opened by the other end. A listening
-    /// socket is none, and neither is one that has sent a SYN and waits, of which there is a flow. Asked only where nothing cheaper has decided.
-    fn has_connection(&self, key: &Key) -> bool;
+    /// Whether the host has a TCP connection with these ends: established or later, and if it may be `half_open`, one whose SYN came from the
+    /// other end and was answered, and of which no more has come. A listening socket is none, and neither is one that has sent a SYN and
+    /// waits, of which there is a flow. Asked only where nothing cheaper has decided.
+    fn has_connection(&self, key: &Key, half_open: bool) -> bool;
 
     /// Whether a TCP segment acknowledges a SYN cookie of this host; `ip` is the header that it came with. Asked last of all.
     fn acknowledges_cookie(&self, ip: IpHeader<'_>, tcp: &[u8; TCP_HEADER]) -> bool;
@@ -143,26 +144,45 @@ pub struct Tally {
 
 /// What is let in only so many times in a period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u32)]
 pub enum Limited {
-    /// An ICMP error about a flow or connection of this host.
-    Error = 0,
+    /// An ICMP error about a flow or connection of this host with a peer whose errors are in this part of all, below [`ERROR_PARTS`].
+    /// Whoever has a connection can make up errors about it, and uses up his own part with them.
+    Error(u32),
     /// A later fragment whose first one was not seen.
-    EarlyFragment = 1,
+    EarlyFragment,
     /// An ICMP error about what rules accept, of which nothing is known: anybody can make one up, and has no share in what
     /// is let in of the others.
-    ServedError = 2,
+    ServedError,
 }
 
-impl Limited {
-    /// Number of kinds.
-    pub const COUNT: usize = 3;
+/// Parts that errors about flows and connections are let in by, a power of two: who floods one keeps out the errors of one in 64 peers.
+pub const ERROR_PARTS: u32 = 64;
 
-    /// Packets of this kind that a CPU lets in in a period of one to ten seconds. Early fragments wait for the rest in memory
+impl Limited {
+    /// Number of budgets.
+    pub const COUNT: usize = ERROR_PARTS as usize + 2;
+
+    /// Number of the budget that it is taken from, below [`Self::COUNT`].
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        match self {
+            Self::Error(part) => part & (ERROR_PARTS - 1),
+            Self::EarlyFragment => ERROR_PARTS,
+            Self::ServedError => ERROR_PARTS + 1,
+        }
+    }
+
+    /// Packets that a CPU lets in from one budget in a period of one to ten seconds.
+    ///
+    /// A part of the errors has to do for the peers in it: one error for each connection tells a path's MTU, and who traces the way
+    /// to a peer over 30 hops, once a second, gets 120 of them in the four seconds that a period has at 250 Hz. All parts together let in
+    /// 16,384, which at a microsecond each are 1.6% of a CPU where periods are shortest, and take peers in all parts to use up. Early fragments wait for the rest in memory
     /// that the kernel bounds and that honest ones need too.
+    #[inline(always)]
     pub const fn in_a_period(self) -> u32 {
         match self {
-            Self::Error | Self::ServedError => 1_000,
+            Self::Error(_) => 256,
+            Self::ServedError => 1_000,
             Self::EarlyFragment => 64,
         }
     }
@@ -308,7 +328,7 @@ impl<'a, C: Fn(u32, Tally)> World for HostWorld<'a, C> {
         &self.flows
     }
 
-    fn has_connection(&self, _: &Key) -> bool {
+    fn has_connection(&self, _: &Key, _: bool) -> bool {
         false
     }
 

@@ -86,7 +86,7 @@ pub static INGRESS_NEXT: ProgramArray<7> = ProgramArray::new();
 #[btf_map]
 pub static EGRESS_NEXT: ProgramArray<4> = ProgramArray::new();
 
-/// How many packets of each [`Limited`] kind have been let in lately.
+/// How many packets have been let in lately from each budget of [`Limited`].
 #[btf_map]
 pub static ADMITTED: PerCpuArray<Admitted, { Limited::COUNT }> = PerCpuArray::new();
 

@@ -45,6 +45,8 @@ pub mod state {
     pub(super) const SYN_SENT: u32 = 2;
     pub(super) const CLOSE: u32 = 7;
     pub const LISTEN: u32 = 10;
+    /// A SYN has come and was answered, and there is no more than what says so (`struct request_sock`).
+    pub(super) const NEW_SYN_RECV: u32 = 12;
 }
 
 /// Bits of `jiffies` that make a period: a second and a little at 1000 Hz, four at 250 Hz, ten at 100 Hz.
@@ -231,7 +233,7 @@ impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
     }
 
     #[inline(always)]
-    fn has_connection(&self, key: &FlowKey) -> bool {
+    fn has_connection(&self, key: &FlowKey, half_open: bool) -> bool {
         let Some((mut tuple, size)) = tuple(key) else {
             return false;
         };
@@ -250,6 +252,7 @@ impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
             let state = (*socket).state;
             bpf_sk_release(socket.cast());
             !matches!(state, state::LISTEN | state::CLOSE | state::SYN_SENT)
+                && (half_open || state != state::NEW_SYN_RECV)
         }
     }
 
@@ -274,7 +277,7 @@ impl<const CAREFUL: bool> World for KernelWorld<CAREFUL> {
     fn admits(&self, kind: Limited) -> bool {
         // SAFETY: takes nothing.
         let period = (unsafe { bpf_jiffies64() } >> PERIOD_SHIFT) as u32;
-        let Some(admitted) = ADMITTED.get_ptr_mut(kind as u32) else {
+        let Some(admitted) = ADMITTED.get_ptr_mut(kind.index()) else {
             return false;
         };
         // SAFETY: the record is this CPU's own.

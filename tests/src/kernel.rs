@@ -165,8 +165,8 @@ impl Kernel {
         Ok(frames.len())
     }
 
-    /// Forgets what was decided of first fragments, here and in the kernel, where that has its time, and how many packets of a
-    /// limited kind were let in.
+    /// Forgets what was decided of first fragments, here and in the kernel, where that has its time, and how many packets of what
+    /// is limited were let in.
     ///
     /// # Errors
     ///
@@ -185,9 +185,9 @@ impl Kernel {
         }
         let limits = self.instance.ebpf().map_mut("ADMITTED");
         let mut limits = PerCpuArray::<_, u64>::try_from(limits.context("no limits")?)?;
-        for kind in 0..Limited::COUNT as u32 {
+        for budget in 0..Limited::COUNT as u32 {
             let processors = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-            limits.set(kind, PerCpuValues::try_from(vec![0; processors])?, 0)?;
+            limits.set(budget, PerCpuValues::try_from(vec![0; processors])?, 0)?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! action and leave the same number in every counter.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -329,11 +330,13 @@ fn early_fragments_are_limited() -> Result<()> {
 }
 
 /// Of ICMP errors about what this host has sent, no more are let in than the limit says, which each CPU has for itself. Made-up
-/// ones take nothing of it, or whoever forges them would keep the honest ones out.
+/// ones take nothing of it, or whoever forges them would keep the honest ones out; and neither do those about another peer.
 #[test]
 fn icmp_errors_are_limited() -> Result<()> {
     const SENT: usize = 20_000;
-    let limit = Limited::Error.in_a_period() as usize;
+    const MADE_UP: usize = 1_000;
+    // Both families' peers may be in one part.
+    let limit = 2 * Limited::Error(0).in_a_period() as usize;
     let wanted = Wanted {
         buckets: MIN_BUCKETS,
         timeouts: Timeouts::default(),
@@ -343,11 +346,12 @@ fn icmp_errors_are_limited() -> Result<()> {
     kernel.policy(&policy.compiled.image)?;
     // A question of this host, and an answer of its served port, which no flow is kept of.
     let (asked, served) = (udp(40_000, 123, b"?"), tcp_from(80, 40_000, tcp_flag::ACK));
-    let from_host_v4 = |protocol, payload: &[u8]| {
-        let packet = ipv4_between(HOST_V4, CLIENT_V4, protocol, payload);
+    let to_peer_v4 = |peer, protocol, payload: &[u8]| {
+        let packet = ipv4_between(HOST_V4, peer, protocol, payload);
         let error = v4(1, &[&icmp(3, 1)[..8], &packet].concat());
         (ethernet(ethertype::IPV4, &packet), error)
     };
+    let from_host_v4 = |protocol, payload: &[u8]| to_peer_v4(CLIENT_V4, protocol, payload);
     let from_host_v6 = |protocol, payload: &[u8]| {
         let packet = ipv6_between(HOST_V6, CLIENT_V6, protocol, payload);
         let error = v6(58, &[&icmp(1, 0)[..8], &packet].concat());
@@ -356,7 +360,7 @@ fn icmp_errors_are_limited() -> Result<()> {
     let questions = [from_host_v4(17, &asked), from_host_v6(17, &asked)];
     let answers = [from_host_v4(6, &served), from_host_v6(6, &served)];
 
-    for _ in 0..limit {
+    for _ in 0..MADE_UP {
         for (_, error) in &questions {
             ensure!(!kernel.passes(error)?, "nothing was asked yet");
         }
@@ -372,6 +376,16 @@ fn icmp_errors_are_limited() -> Result<()> {
         passed += usize::from(passes);
     }
     println!("{passed} of {SENT} errors passed");
+    // One in 64 others is in the flooded part.
+    let others: Vec<_> = (1..=16)
+        .map(|host| to_peer_v4(Ipv4Addr::new(203, 0, 113, host), 17, &asked))
+        .collect();
+    let mut let_in = 0;
+    for (question, error) in &others {
+        ensure!(kernel.lets_out(question)?, "a question leaves");
+        let_in += usize::from(kernel.passes(error)?);
+    }
+    ensure!(let_in >= others.len() / 2, "{let_in} errors about others");
     ensure!(
         passed < SENT / 2,
         "{passed} of {SENT} errors passed, of which {limit} may in a period"
@@ -380,12 +394,15 @@ fn icmp_errors_are_limited() -> Result<()> {
     let packets = |slot: u32| sums.get(&slot).map_or(0, |sum| sum.0);
     assert_eq!(
         packets(DropReason::IcmpUnrelated.counter()),
-        2 * limit as u64
+        2 * MADE_UP as u64
     );
-    assert_eq!(packets(PassReason::PathMtu.counter()), passed as u64);
+    assert_eq!(
+        packets(PassReason::PathMtu.counter()),
+        (passed + let_in) as u64
+    );
     assert_eq!(
         packets(DropReason::IcmpRate.counter()),
-        (SENT - passed) as u64
+        (SENT - passed + others.len() - let_in) as u64
     );
     Ok(())
 }

@@ -296,7 +296,7 @@ impl World for NoTables {
         &MaybeFlows(None)
     }
 
-    fn has_connection(&self, _: &Key) -> bool {
+    fn has_connection(&self, _: &Key, _: bool) -> bool {
         false
     }
 

@@ -68,7 +68,7 @@ pub fn decide<F: Frame + ?Sized, W: World>(
     match of_flow.kind {
         Kind::Tcp(segment)
             if segment.flags & (tcp_flag::SYN | tcp_flag::ACK) != tcp_flag::SYN
-                && world.has_connection(&of_flow.key) =>
+                && world.has_connection(&of_flow.key, true) =>
         {
             Decision::passed(PassReason::Connection)
         }

@@ -189,12 +189,10 @@ fn is_open<W: World>(packet: &Packet, world: &W) -> bool {
     let transport = &packet.transport;
     matches!(transport.selector, Some(Selector::Tcp))
         && !transport.opens_connection()
-        && world.has_connection(&connection::key(
-            &packet.addresses,
-            transport,
-            0,
-            Local::Source,
-        ))
+        && world.has_connection(
+            &connection::key(&packet.addresses, transport, 0, Local::Source),
+            true,
+        )
 }
 
 #[inline(always)]

@@ -69,7 +69,7 @@ impl World for Memory {
         &MaybeFlows(None)
     }
 
-    fn has_connection(&self, _: &Key) -> bool {
+    fn has_connection(&self, _: &Key, _: bool) -> bool {
         false
     }
 
