@@ -176,8 +176,8 @@ impl Limited {
     ///
     /// A part of the errors has to do for the peers in it: one error for each connection tells a path's MTU, and who traces the way
     /// to a peer over 30 hops, once a second, gets 120 of them in the four seconds that a period has at 250 Hz. All parts together let in
-    /// 16,384, which at a microsecond each are 1.6% of a CPU where periods are shortest, and take peers in all parts to use up. Early fragments wait for the rest in memory
-    /// that the kernel bounds and that honest ones need too.
+    /// 16,384, which at a microsecond each are 1.6% of a CPU where periods are shortest, and take peers in all parts to use up. Early
+    /// fragments wait for the rest in memory that the kernel bounds and that honest ones need too.
     #[inline(always)]
     pub const fn in_a_period(self) -> u32 {
         match self {

@@ -109,11 +109,14 @@ const _: () = assert!(size_of::<Bucket<core::sync::atomic::AtomicU64>>() == 576)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum State {
+    /// TCP: we sent a segment of a connection whose beginning was not seen, and nothing has answered. On a router anybody may have made
+    /// it up.
+    PickedUp = 0,
     /// TCP: we sent SYN.
     SynSent = 1,
     /// TCP: SYN met SYN (simultaneous open, RFC 9293, 3.5).
     SynReceived = 2,
-    /// TCP: answered, or picked up in mid-stream.
+    /// TCP: answered.
     Established = 3,
     /// TCP: we sent FIN.
     FinSent = 4,
@@ -142,8 +145,9 @@ pub enum State {
 }
 
 impl State {
-    /// All states, by number from 1.
-    pub const ALL: [Self; 15] = [
+    /// All states, by number.
+    pub const ALL: [Self; 16] = [
+        Self::PickedUp,
         Self::SynSent,
         Self::SynReceived,
         Self::Established,
@@ -161,10 +165,11 @@ impl State {
         Self::OtherAnswered,
     ];
 
-    /// The state with this number. There is no state 0, which no flow has; it reads as the most fleeting one.
+    /// The state with this number.
     #[inline(always)]
     pub const fn from_number(number: u32) -> Self {
         match number & 15 {
+            1 => Self::SynSent,
             2 => Self::SynReceived,
             3 => Self::Established,
             4 => Self::FinSent,
@@ -179,13 +184,14 @@ impl State {
             13 => Self::EchoAnswered,
             14 => Self::OtherSent,
             15 => Self::OtherAnswered,
-            _ => Self::SynSent,
+            _ => Self::PickedUp,
         }
     }
 
     /// Name for people, in the words of RFC 9293 where it has one.
     pub const fn label(self) -> &'static str {
         match self {
+            Self::PickedUp => "picked-up",
             Self::SynSent => "syn-sent",
             Self::SynReceived => "syn-received",
             Self::Established => "established",
@@ -369,6 +375,10 @@ impl Received {
     }
 }
 
+/// Most seconds that a connection lives which was picked up in mid-stream, until something answers it (`tcp_timeout_unacknowledged`, as
+/// nf_conntrack_proto_tcp.c has it for "mid-connection pickup with loose=1").
+pub const MAX_PICKED_UP_S: u32 = 300;
+
 /// How long a flow lives after its last outgoing packet, in seconds.
 ///
 /// The defaults are those of conntrack (Documentation/networking/nf_conntrack-sysctl.rst).
@@ -376,7 +386,8 @@ impl Received {
 pub struct Timeouts {
     /// SYN sent, not answered (`tcp_timeout_syn_sent`).
     pub tcp_syn_sent: u32,
-    /// Open connection (`tcp_timeout_established`).
+    /// Open connection (`tcp_timeout_established`). One that was picked up in mid-stream and not answered has [`MAX_PICKED_UP_S`] at
+    /// the most.
     pub tcp_established: u32,
     /// A FIN was sent or received, or both: conntrack has 120 s for the first FIN and for time-wait, 60 and 30 s for
     /// close-wait and last-ack. Ours is the longest of them, which never loses an answer that conntrack would accept.
@@ -413,7 +424,8 @@ impl Timeouts {
     pub const fn of(&self, state: State) -> u32 {
         match state {
             State::SynSent | State::SynReceived => self.tcp_syn_sent,
-            State::Established => self.tcp_established,
+            State::PickedUp if self.tcp_established > MAX_PICKED_UP_S => MAX_PICKED_UP_S,
+            State::PickedUp | State::Established => self.tcp_established,
             State::FinSent | State::FinReceived | State::FinBoth => self.tcp_closing,
             State::Reset | State::ResetReceived => self.tcp_closed,
             State::UdpSent | State::UdpAnswered => self.udp,
@@ -474,10 +486,12 @@ impl Settings {
         }
     }
 
-    /// Whether a flow with this slot word is gone.
+    /// Whether a flow with this slot word is gone. Who made the table in an older version knew nothing of [`State::PickedUp`] and left
+    /// 0 there: such flows last, until an apply says how long, and give way to others all the same.
     #[inline(always)]
     pub const fn expired(&self, word: SlotWord, now: u32) -> bool {
-        word.idle(now) >= self.timeouts[(word.state_number() & 15) as usize]
+        let timeout = self.timeouts[(word.state_number() & 15) as usize];
+        word.idle(now) > timeout.wrapping_sub(1)
     }
 }
 
@@ -607,7 +621,7 @@ mod tests {
     #[test]
     fn words_keep_what_is_put_in() {
         for (index, state) in State::ALL.into_iter().enumerate() {
-            assert_eq!(state as usize, index + 1);
+            assert_eq!(state as usize, index);
             assert_eq!(State::from_number(state as u32), state);
             let word = SlotWord::new(0xdead_beef, TICK_MASK, state);
             assert_eq!(
@@ -662,6 +676,17 @@ mod tests {
             settings.timeouts[State::OtherSent as usize],
             MAX_TIMEOUT_TICKS
         );
+    }
+
+    #[test]
+    fn a_table_that_knows_no_picked_up_flows_keeps_them() {
+        let mut settings = Settings::new([0; SEED_WORDS], 64, 250, &Timeouts::default());
+        let word = SlotWord::new(0xdead_beef, 7, State::PickedUp);
+        let timeout = settings.timeouts[State::PickedUp as usize];
+        assert!(!settings.expired(word, 7 + timeout - 1));
+        assert!(settings.expired(word, 7 + timeout));
+        settings.timeouts[State::PickedUp as usize] = 0;
+        assert!(!settings.expired(word, 7) && !settings.expired(word, 7 + MAX_TIMEOUT_TICKS));
     }
 
     #[test]

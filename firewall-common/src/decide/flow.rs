@@ -141,8 +141,8 @@ const CLAIM_TRIES: u32 = 3;
 
 /// Records a packet that leaves, unless rules accept its answers anyway, which the caller knows.
 ///
-/// Flows are opened by a TCP SYN, by a TCP segment in mid-stream (only this host's own packets come here, so there is a
-/// connection that is older than the table), by any UDP datagram, by an ICMP echo request and by any packet of another
+/// Flows are opened by a TCP SYN, by a TCP segment in mid-stream (there may be a connection that is older than the table; of what a
+/// router carries for others nobody knows, and so it counts for little until something answers), by any UDP datagram, by an ICMP echo request and by any packet of another
 /// protocol.
 #[inline(always)]
 pub fn outgoing<F: Flows>(packet: &FlowPacket, flows: &F) -> Recorded {

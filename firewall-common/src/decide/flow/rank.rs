@@ -31,7 +31,11 @@ const CLASSES: u64 = {
     while index < State::ALL.len() {
         let state = State::ALL[index];
         let class = match state {
-            State::SynSent | State::UdpSent | State::EchoSent | State::OtherSent => UNANSWERED,
+            State::PickedUp
+            | State::SynSent
+            | State::UdpSent
+            | State::EchoSent
+            | State::OtherSent => UNANSWERED,
             State::FinSent | State::FinReceived | State::FinBoth => CLOSING,
             State::Reset | State::ResetReceived => RESET,
             State::UdpAnswered | State::EchoAnswered | State::OtherAnswered => ANSWERED_ONCE,

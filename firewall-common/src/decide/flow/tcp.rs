@@ -107,7 +107,7 @@ pub(super) fn opens(segment: &Segment, received: &mut Received) -> Option<(State
                 sent_end: segment.end(),
                 acked: segment.acknowledgment,
             };
-            Some((State::Established, sequences, MAX_WINDOW_BITS))
+            Some((State::PickedUp, sequences, MAX_WINDOW_BITS))
         }
         Class::Rst | Class::SynAck | Class::Fin | Class::Void => None,
     }
@@ -272,8 +272,9 @@ pub(super) fn arrives(
                 );
             }
             Ok(match (class, state) {
-                (Class::Fin, State::Established) => State::FinReceived,
+                (Class::Fin, State::PickedUp | State::Established) => State::FinReceived,
                 (Class::Fin, State::FinSent) => State::FinBoth,
+                (_, State::PickedUp) => State::Established,
                 _ => state,
             })
         }

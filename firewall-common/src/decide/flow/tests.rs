@@ -303,6 +303,26 @@ fn closing_connections_go_before_open_ones_and_after_unanswered_ones() {
     assert_eq!(table.state(&key(protocol::TCP, 5)), None, "closing");
 }
 
+/// Segments in mid-stream that somebody makes up and a router forwards push out each other, and no connection.
+#[test]
+fn what_was_picked_up_goes_before_what_was_answered() {
+    use super::tcp::tests::{Wire, ack};
+    let table = Table::new(1);
+    for number in 0..4 {
+        Wire::open(&table, number).out(ack(1001, 5001));
+    }
+    let picked_up = Wire::of(&table, 4);
+    picked_up.out(ack(7000, 9000));
+    assert_eq!(picked_up.answer(ack(9000, 7000)), Answer::Accepted);
+    for number in 5..1_000 {
+        Wire::of(&table, number).out(ack(7000, 9000));
+    }
+    for number in 0..5 {
+        let state = table.state(&key(protocol::TCP, number));
+        assert_eq!(state, Some(State::Established), "{number}");
+    }
+}
+
 #[test]
 fn only_ports_that_flows_were_opened_from_are_known() {
     let table = Table::new(64);

@@ -401,7 +401,7 @@ fn mid_stream_pick_up() {
     }
     assert_eq!(table.records().len(), 0);
     assert_eq!(wire.out(data(7000, 9000, 100)), Recorded::Created);
-    assert_eq!(wire.state(), Some(State::Established));
+    assert_eq!(wire.state(), Some(State::PickedUp));
     // What was sent before is unknown: it may have been more, and the windows larger.
     for acknowledgment in [7000, 7100, 60_000, 1_000_000_000] {
         assert_eq!(wire.answer(ack(9000, acknowledgment)), Answer::Accepted);
@@ -419,6 +419,41 @@ fn mid_stream_pick_up() {
         Answer::OutOfWindow
     );
     assert_eq!(wire.answer(rst(8999)), Answer::OutOfWindow);
+}
+
+/// Whoever sends through a router can make up segments, but nothing that answers them.
+#[test]
+fn what_was_picked_up_lives_five_minutes_until_it_is_answered() {
+    let table = Table::new(64);
+    let wire = Wire::of(&table, 1);
+    wire.out(ack(7000, 9000));
+    table.at(200);
+    assert_eq!(wire.out(ack(7000, 9000)), Recorded::Refreshed);
+    assert_eq!(wire.state(), Some(State::PickedUp), "nothing has answered");
+    assert_eq!(wire.answer(rst(9001)), Answer::Accepted);
+    assert_eq!(wire.state(), Some(State::PickedUp), "a reset is no answer");
+    table.at(200 + 300);
+    assert_eq!(wire.answer(ack(9000, 7000)), Answer::Accepted);
+    assert_eq!(wire.state(), Some(State::Established));
+    table.at(200 + 432_000);
+    assert_eq!(wire.answer(ack(9000, 7000)), Answer::Accepted);
+
+    for (number, end, state) in [
+        (2, fin(9000, 7000), State::FinReceived),
+        (3, rst(9000), State::ResetReceived),
+    ] {
+        let wire = Wire::of(&table, number);
+        wire.out(ack(7000, 9000));
+        assert_eq!(wire.answer(end), Answer::Accepted);
+        assert_eq!(wire.state(), Some(state));
+    }
+    let wire = Wire::of(&table, 4);
+    wire.out(ack(7000, 9000));
+    table.at(200 + 432_000 + 301);
+    assert_eq!(wire.answer(ack(9000, 7000)), Answer::Expired);
+    // A connection that the host goes on with is picked up again.
+    assert_eq!(wire.out(ack(7000, 9000)), Recorded::Refreshed);
+    assert_eq!(wire.answer(ack(9000, 7000)), Answer::Accepted);
 }
 
 #[test]
@@ -470,7 +505,7 @@ fn a_connection_whose_syn_was_not_seen_replaces_what_is_left_of_another() {
     wire.out(rst(0xf000_0000));
     table.at(11);
     assert_eq!(wire.out(ack(1, 2)), Recorded::Renewed);
-    assert_eq!(wire.state(), Some(State::Established));
+    assert_eq!(wire.state(), Some(State::PickedUp));
 }
 
 #[test]
