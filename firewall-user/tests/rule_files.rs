@@ -479,12 +479,12 @@ fn a_limit_says_how_much_comes_in() {
             unit: Unit::Connections
         }
     );
-    // What comes in one second, but one packet and one frame at least.
+    // What comes in one second, but one packet at least.
     for (keys, burst) in [
         ("rate = \"90/m\"", 2),
         ("rate = \"1/d\"", 1),
         ("rate = \"1M/s\", unit = \"bytes\"", 1_000_000),
-        ("rate = \"1k/s\", unit = \"bytes\"", 1514),
+        ("rate = \"1k/s\", unit = \"bytes\"", 65_558),
         ("rate = \"100000000000/s\"", u64::from(u32::MAX)),
     ] {
         assert_eq!(limit(keys).burst, burst, "{keys}");
@@ -1496,7 +1496,11 @@ fn burst_bounds(unit: Unit) -> (u64, u64) {
 }
 
 fn usual_burst(rate: Rate, unit: Unit) -> u64 {
-    let (least, most) = burst_bounds(unit);
+    let (_, most) = burst_bounds(unit);
+    let least = match unit {
+        Unit::Packets | Unit::Connections => 1,
+        Unit::Bytes => Limit::MIN_USUAL_BURST_BYTES,
+    };
     rate.amount.div_ceil(rate.per_s.into()).clamp(least, most)
 }
 

@@ -60,6 +60,9 @@ impl Limit {
     pub const MAX_FILL_S: u64 = 10 * 365 * 86_400;
     /// Least burst in bytes: a full frame, or nothing of that size would ever come in.
     pub const MIN_BURST_BYTES: u64 = 1514;
+    /// Least burst in bytes where a file says none: segments that are one packet until the network card cuts them (GSO), or that were put
+    /// together when they came in (GRO), have up to 64 KiB, and a header of Ethernet with two VLAN tags before it.
+    pub const MIN_USUAL_BURST_BYTES: u64 = (64 << 10) + 22;
 }
 
 /// Who shares a bucket.

@@ -151,9 +151,13 @@ pub(in crate::rules) fn burst(
     Ok(burst)
 }
 
-/// The burst of a limit that says none: what comes in within a second.
+/// The burst of a limit that says none: what comes in within a second, but never less than one packet.
 pub(in crate::rules) fn usual_burst(rate: Rate, unit: Unit) -> u64 {
     let (least, most) = burst_bounds(Some(unit));
+    let least = match unit {
+        Unit::Packets | Unit::Connections => least,
+        Unit::Bytes => Limit::MIN_USUAL_BURST_BYTES,
+    };
     rate.in_seconds(1).clamp(least, most)
 }
 
@@ -381,7 +385,9 @@ mod tests {
         assert_eq!(usual_burst(of(90, 60), Unit::Packets), 2);
         assert_eq!(usual_burst(of(1, 86_400), Unit::Connections), 1);
         assert_eq!(usual_burst(of(10_000_000, 1), Unit::Bytes), 10_000_000);
-        assert_eq!(usual_burst(of(1000, 1), Unit::Bytes), 1514);
+        for (rate, burst) in [(1, 65_558), (65_558, 65_558), (65_559, 65_559)] {
+            assert_eq!(usual_burst(of(rate, 1), Unit::Bytes), burst);
+        }
         let most = of(Rate::MAX_A_SECOND, 1);
         assert_eq!(usual_burst(most, Unit::Packets), u64::from(u32::MAX));
         assert_eq!(usual_burst(most, Unit::Bytes), Rate::MAX_A_SECOND);
