@@ -670,6 +670,47 @@ fn bans_that_spare_nobody() {
     }
 }
 
+/// Four buckets of rules have room in a line, and a fifth would let nothing in.
+#[test]
+fn more_limits_than_the_table_of_sources_has_room_for() {
+    let limits = |size| Limits {
+        size,
+        ..Limits::default()
+    };
+    // One choice of five from five, 21 from seven.
+    for (shared, choices) in [(0, 0.0), (4, 0.0), (5, 1.0), (7, 21.0), (40, 658_008.0)] {
+        let expected = limits(1024).overfull(shared) * 512_f64.powi(4);
+        assert!((expected - choices).abs() < 1e-3, "{shared}: {expected}");
+    }
+    assert!(limits(65_536).overfull(600) < Limits::MAX_OVERFULL);
+    assert_eq!(limits(65_536).size_for(1_000), Some(131_072));
+    assert_eq!(limits(1024).size_for(1_000), Some(131_072));
+    assert_eq!(limits(65_536).size_for(65_000), None);
+
+    let warn = |tables: &str, terms: &str, rules: usize| {
+        let rule = |number| {
+            format!(
+                "[[rule]]\nname = \"{number}\"\naction = \"accept\"\nprotocol = \"tcp\"\nports = [{number}]\n{terms}\n"
+            )
+        };
+        let rules: String = (1..=rules).map(rule).collect();
+        good(&format!("version = 1\n{tables}{rules}")).warnings
+    };
+    let small = "[limits]\nsize = 1024\n";
+    let limited = "limit = { rate = \"1/s\" }";
+    let twice = "limit = { rate = \"1/s\", per = \"source\" }\nsyn-cookies = { above = \"9/s\" }";
+    assert!(warn(small, "", 100).is_empty());
+    assert!(warn(small, limited, 20).is_empty());
+    assert!(warn("", limited, 600).is_empty());
+    assert_eq!(warn("", limited, 1_000).len(), 1);
+    for (terms, rules) in [(limited, 40), (twice, 20)] {
+        let warnings = warn(small, terms, rules);
+        assert_eq!(warnings.len(), 1, "{terms}");
+        insta::assert_snapshot!("more_limits_than_room", warnings[0].render(false, WIDTH));
+    }
+    assert!(warn("[limits]\nsize = 2048\n", limited, 40).is_empty());
+}
+
 /// The table has room for twice as many flows as the file asks for.
 #[test]
 fn flow_tables_are_twice_as_large() {

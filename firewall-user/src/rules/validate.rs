@@ -88,6 +88,8 @@ pub(super) fn validate(
     }
     let flows = validator.flows(&file.flows);
     let limits = validator.limits(&file.limits);
+    let limits_place = file.limits.size.as_ref().map(Spanned::span);
+    validator.warn_if_limits_have_no_room(&limits, limits_place, &rules, &places);
     let bans = validator.bans(&file.bans);
     let vlans = file.vlans.as_ref().map(|vlans| validator.vlans(vlans));
     let Resolved {

@@ -20,6 +20,12 @@ impl Terms {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Buckets that all share who come under the rule, which are never given away while they are used: its limit's, or that of newcomers
+    /// who find no room for one of their own; and that of SYNs.
+    pub fn shared_buckets(&self) -> u32 {
+        u32::from(self.limit.is_some()) + u32::from(self.syn_cookies.is_some())
+    }
 }
 
 /// So many in such a time.
@@ -129,6 +135,28 @@ impl Limits {
         (2 * self.size)
             .div_ceil(limit::WAYS as u32)
             .next_power_of_two()
+    }
+
+    /// Most lines that may be expected to be [overfull](Self::overfull): one on a million hosts, as each has a hash of its own.
+    pub const MAX_OVERFULL: f64 = 1e-6;
+
+    /// How many lines are to be expected that more buckets of rules fall into than one has room for, of `shared` of them
+    /// ([`Terms::shared_buckets`]): one without a place lets nothing in. It is the number of choices of one more than there is room
+    /// for, times the chance that all of a choice meet, and so a little too high.
+    pub fn overfull(&self, shared: u32) -> f64 {
+        let choices: f64 = (0..=limit::WAYS as u32)
+            .map(|taken| f64::from(shared.saturating_sub(taken)) / f64::from(taken + 1))
+            .product();
+        choices / f64::from(self.lines()).powi(limit::WAYS as i32)
+    }
+
+    /// The least `size` above this one with which no line is to be expected to be overfull, of those that are a power of two. `None` if
+    /// there can be none so large.
+    pub fn size_for(&self, shared: u32) -> Option<u32> {
+        let sizes = (0..).map(|shift| self.size.next_power_of_two() << shift);
+        sizes
+            .take_while(|&size| size <= Self::MAX_SIZE)
+            .find(|&size| Self { size, ..*self }.overfull(shared) <= Self::MAX_OVERFULL)
     }
 }
 

@@ -1,15 +1,19 @@
 //! What a rule asks beyond what it matches: how much of it comes in, who is banned for it, from which rate of SYNs on
 //! they are answered with cookies.
 
+use std::ops::Range;
+
 use toml::Spanned;
 
-use super::super::model::{Action, BanAfter, Bans, Direction, Limit, Protocol, Rate, Terms, Unit};
+use super::super::model::{
+    Action, BanAfter, Bans, Direction, Limit, Limits, Protocol, Rate, Rule, Terms, Unit,
+};
 use super::super::shown::quoted;
 use super::super::typed::{RawBan, RawLimit, RawRule, Scalar, Term};
 use super::super::values::ban_after;
 use super::super::values::rates::{burst, limit_rate, syn_rate, usual_burst};
 use super::super::values::times::{BAN_FOR, BAN_WITHIN, time_s};
-use super::{TCP, UDP, Validator};
+use super::{RulePlace, TCP, UDP, Validator};
 
 impl Validator<'_> {
     /// `protocol` is `None` if it was wrong, which has been said.
@@ -137,6 +141,39 @@ impl Validator<'_> {
         }
         let above = term.get_ref().as_ref()?;
         self.known(above, syn_rate(above.get_ref()))
+    }
+
+    /// Warns of a table of sources in which so many buckets of rules do not all find a place, at its `size`, or where that is not written, at
+    /// the last rule that has one.
+    pub(super) fn warn_if_limits_have_no_room(
+        &mut self,
+        limits: &Limits,
+        size: Option<Range<usize>>,
+        rules: &[Rule],
+        places: &[RulePlace],
+    ) {
+        let buckets = rules.iter().map(|rule| rule.terms.shared_buckets());
+        let shared = buckets.clone().sum();
+        if limits.overfull(shared) <= Limits::MAX_OVERFULL {
+            return;
+        }
+        let last = buckets.zip(places).rfind(|(buckets, _)| *buckets > 0);
+        let Some(place) = size.or_else(|| last.map(|(_, place)| place.name.clone())) else {
+            return;
+        };
+        let message = format!(
+            "the limits of rules and their `syn-cookies` are {shared}, and in a table for {} sources one of them may find no place, so \
+             that its rule lets nothing in",
+            limits.size
+        );
+        let help = match limits.size_for(shared) {
+            Some(size) => format!("write size = {size} under [limits]"),
+            None => format!(
+                "write size = {} under [limits], which is the most there can be, and put several rules with limits into one",
+                Limits::MAX_SIZE
+            ),
+        };
+        self.warning(place, message, help);
     }
 
     /// Warns once a file that has bans and spares nobody.
