@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
+use etherparse::PacketBuilder;
 use firewall_tests::net::traffic::{
-    Echo, PATIENCE, SILENCE, exchange, mapped, ping, reaches, receive, tcp, udp,
+    Echo, PATIENCE, SILENCE, exchange, mapped, ping, reaches, receive, tcp, udp, wait_until,
 };
 use firewall_tests::net::{FramePort, Lab, Stats};
 use firewall_tests::packets::{
@@ -26,7 +27,10 @@ const UDP_PORT: u16 = 7000;
 const SERVICES: [&str; 1] =
     [r#"name = "web"; action = "accept"; protocol = "tcp"; ports = [8080]"#];
 
-/// The same, and an allowlist of what leaves.
+/// The same for SYN alone.
+const FOR_SYN: &str = r#"name = "web"; action = "accept"; protocol = "tcp"; ports = [8080]; tcp-flags = { set = ["syn"], clear = ["ack"] }"#;
+
+/// A server, and an allowlist of what leaves.
 const EGRESS: &str = r#"
 version = 1
 [defaults]
@@ -319,6 +323,63 @@ fn errors_about_packets_of_this_host_come_in_and_others_do_not() -> Result<()> {
     Ok(())
 }
 
+/// A connection whose SYN the kernel has answered, and of which no more has come, is one that anybody can forge.
+#[test]
+fn errors_about_half_open_connections_do_not_come_in() -> Result<()> {
+    const CLIENT_PORT: u16 = 40_000;
+    let Some(lab) = Lab::new()? else {
+        return Ok(());
+    };
+    let _service = Echo::start(&lab.inside, PORT)?;
+    // What answers a connection answers no SYN, so of its packets the kernel alone knows.
+    lab.apply(&rules(&[FOR_SYN]), "native")?;
+    let address = SocketAddr::new(lab.inside.v4.into(), PORT);
+    let mut whole = lab.outside.enter(|| Ok(TcpStream::connect(address)?))?;
+    exchange(&mut whole, 10)?;
+
+    // An address from which nothing comes back.
+    let [a, b, c, _] = lab.outside.v4.octets();
+    let forged = Ipv4Addr::new(a, b, c, 200);
+    let [theirs, ours] = [
+        lab.outside.hardware_address()?,
+        lab.inside.hardware_address()?,
+    ];
+    let theirs_text = theirs.map(|byte| format!("{byte:02x}")).join(":");
+    let interface = lab.inside.interface();
+    lab.inside.ip(&format!(
+        "neigh add {forged} lladdr {theirs_text} dev {interface}"
+    ))?;
+    let mut syn = Vec::new();
+    PacketBuilder::ethernet2(theirs, ours)
+        .ipv4(forged.octets(), lab.inside.v4.octets(), 64)
+        .tcp(CLIENT_PORT, PORT, 1, 64_240)
+        .syn()
+        .write(&mut syn, &[])?;
+    let port = FramePort::open(&lab.outside)?;
+    port.send(&syn)?;
+    wait_until("the kernel answers", || {
+        // SYN_RECV, as include/net/tcp_states.h numbers it.
+        let sockets = lab.inside.must("cat /proc/net/tcp /proc/net/tcp6")?;
+        Ok(sockets
+            .lines()
+            .any(|line| line.split_whitespace().nth(3) == Some("03")))
+    })?;
+
+    let ends = [
+        (forged, CLIENT_PORT),
+        (lab.outside.v4, whole.local_addr()?.port()),
+    ];
+    for (peer, its_port) in ends {
+        let quoted = tcp_from(PORT, its_port, tcp_flag::ACK);
+        let quoted = ipv4_between(lab.inside.v4, peer, 6, &quoted);
+        let message = [&icmp(3, 4)[..8], &quoted].concat();
+        let error = ipv4_between(lab.outside.v4, lab.inside.v4, 1, &message);
+        port.send(&ethernet_to(ours, ethertype::IPV4, &error))?;
+    }
+    lab.stats_when(|stats| stats.dropped("icmp-unrelated") == 1 && stats.passed("path-mtu") == 1)?;
+    Ok(())
+}
+
 #[test]
 fn only_what_egress_rules_allow_leaves() -> Result<()> {
     for mode in MODES {
@@ -600,9 +661,7 @@ fn connections_by_a_rule_for_syn(egress: &str, syn_cookies: u8) -> Result<Option
     lab.inside
         .must(&format!("sysctl -q net.ipv4.tcp_syncookies={syn_cookies}"))?;
     let _service = Echo::start(&lab.inside, PORT)?;
-    let rule = rules(&[
-        r#"name = "web"; action = "accept"; protocol = "tcp"; ports = [8080]; tcp-flags = { set = ["syn"], clear = ["ack"] }"#,
-    ]);
+    let rule = rules(&[FOR_SYN]);
     lab.apply(
         &format!("{rule}\n[defaults]\negress = \"{egress}\"\n"),
         "native",
