@@ -29,7 +29,7 @@ use proptest::test_runner::TestRunner;
 
 /// Instructions that the verifier may look at while it checks one program; a tenth more than it does for the one that takes
 /// most. It gives up at a million, and the time to load goes with them.
-const MAX_VERIFIED_INSTRUCTIONS: u32 = 750_000;
+const MAX_VERIFIED_INSTRUCTIONS: u32 = 680_000;
 
 /// The two at the hooks, the eleven that they go on with, and the clock.
 const PROGRAMS: usize = 14;

@@ -54,14 +54,17 @@ pub fn decide<F: Frame + ?Sized, W: World>(
 }
 
 /// The part of all errors that those about what was sent to `remote` are in. Nobody without the table's secret can choose an address that
-/// shares a part with another one, and one who has a network of IPv6 has one part for it.
+/// shares a part with another one, and one who has a site's network of IPv6 (a /48, RFC 6177) has one part for it.
 #[inline(always)]
 fn part<F: Flows>(remote: [u64; 2], flows: &F) -> u32 {
     let Some(settings) = flows.settings() else {
         return 0;
     };
     let [upper, lower] = remote;
-    let lower = if Key::is_mapped(remote) { lower } else { 0 };
+    let [upper, lower] = match Key::is_mapped(remote) {
+        true => [upper, lower],
+        false => [upper & !0xffff, 0],
+    };
     let [first, second, third, last, ..] = settings.seed;
     hash::keyed([upper, lower], &[first, second, third, last]) as u32 % ERROR_PARTS
 }
@@ -98,13 +101,13 @@ mod tests {
         };
         let network = 0x2001_0db8_0000_0000;
         let v4 = (0..1_000).map(|number| Key::mapped(0xc000_0200 + number));
-        let v6 = (0..1_000).map(|number| [network + number, 1]);
+        let v6 = (0..1_000).map(|number| [network + (number << 16), 1]);
         for peers in [v4.collect(), v6.collect()] {
             let (parts, most) = spread(peers);
             // 16 each would be even.
             assert!(parts == 64 && most < 40, "{parts} parts, {most} in one");
         }
-        let of_one_network = (0..1_000).map(|number| [network, number << 32]);
+        let of_one_network = (0..1_000).map(|number| [network + number, number << 32]);
         assert_eq!(spread(of_one_network.collect()), (1, 1_000));
     }
 }
