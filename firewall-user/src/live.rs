@@ -137,7 +137,7 @@ impl Live {
     pub(crate) fn changed_since(&self, before: &Self) -> Result<Vec<(PathBuf, Vec<u8>)>> {
         let mut changed = Vec::new();
         if self.text != before.text {
-            let text = save::as_before(before.text.as_bytes(), self.text.clone().into_bytes());
+            let text = self.text.clone().into_bytes();
             changed.push((PathBuf::from(&self.kept.file), text));
         }
         for (list, old) in self.kept.lists.iter().zip(&before.kept.lists) {
@@ -147,6 +147,12 @@ impl Live {
             }
         }
         Ok(changed)
+    }
+
+    /// Changes the rule file's text, but for what an editor has put around its lines.
+    pub(crate) fn set_text(&mut self, text: String) {
+        let text = save::as_before(self.text.as_bytes(), text.into_bytes());
+        self.text = String::from_utf8_lossy(&text).into_owned();
     }
 
     /// Whether this is the same text with the same addresses in its lists.

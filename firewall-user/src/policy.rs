@@ -60,7 +60,6 @@ pub(crate) fn prepare(loaded: &Loaded, before: Option<&Policy>, most: usize) -> 
         file_sha256: sha256(loaded.source.bytes()),
         image_sha256: sha256(compiled.image.as_bytes()),
         image_bytes: size_of_val(&compiled.image[..]) as u64,
-        is_patched: false,
         is_open: false,
         default_accepts: rule_set.defaults.ingress == Action::Accept,
         egress_default_accepts: rule_set.defaults.egress == Action::Accept,

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use crate::rules::BYTE_ORDER_MARK;
+
 /// What is done to a disk. Tests have one whose power can fail.
 pub(crate) trait Disk {
     /// Writes `bytes` to a new file at `path`, in the place of what is there, with owner and permissions of the file `like`.
@@ -57,14 +59,17 @@ pub(crate) fn own(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// `text` with what an editor has put around the lines of the text `before`: carriage returns, and the mark at the start of a file.
 pub(crate) fn as_before(before: &[u8], text: Vec<u8>) -> Vec<u8> {
-    const MARK: &[u8] = "\u{feff}".as_bytes();
     let first_line = memchr::memchr(b'\n', before).map(|end| &before[..end]);
     let returns = first_line.is_some_and(|line| line.ends_with(b"\r"));
-    let is_marked = before.starts_with(MARK) && !text.starts_with(MARK);
+    let is_marked = before.starts_with(BYTE_ORDER_MARK) && !text.starts_with(BYTE_ORDER_MARK);
     if !returns && !is_marked {
         return text;
     }
-    let mut made = if is_marked { MARK.to_vec() } else { Vec::new() };
+    let mut made = if is_marked {
+        BYTE_ORDER_MARK.to_vec()
+    } else {
+        Vec::new()
+    };
     for line in text.split_inclusive(|&byte| byte == b'\n') {
         match line.strip_suffix(b"\n") {
             Some(line) if returns && !line.ends_with(b"\r") => {

@@ -286,7 +286,7 @@ fn put_in_force(
 /// Whether live edits have made of what is in force what `loaded` is: they save what they have put in force already.
 fn is_patched_into(guard: &Guard, loaded: &Loaded, next: &Policy) -> bool {
     let policy = &guard.description.policy;
-    if !policy.is_patched || policy.file_sha256 != next.file_sha256 {
+    if !policy.is_patched() || policy.file_sha256 != next.file_sha256 {
         return false;
     }
     let now = Live::of_file(loaded);

@@ -37,22 +37,26 @@ pub(crate) fn run(names: &[String], output: &Output) -> Result<()> {
     let mut failed = Vec::new();
     let mut saved: BTreeMap<(String, String), Vec<PathBuf>> = BTreeMap::new();
     for (name, mut guard) in guards(names)? {
+        let generation = guard.description.generation;
+        // What was confirmed and could not be saved then can be now.
+        let is_unsaved = guard.trial == Trial::Over && to_save(&guard)?.is_some();
         // Without names it is about what waits; whoever names an interface is told that nothing does.
-        if names.is_empty() && guard.trial == Trial::Over {
+        if names.is_empty() && guard.trial == Trial::Over && !is_unsaved {
             continue;
         }
         // One that is too late must not keep the others from being confirmed.
         let left = match guard.confirm() {
+            _ if is_unsaved => 0,
             Ok(left) => left,
             Err(error) => {
                 failed.push(format!("{name}: {error:#}"));
                 continue;
             }
         };
-        let generation = guard.description.generation;
-        output.text(format_args!(
-            "{name}: generation {generation} stays, confirmed with {left} s left"
-        ))?;
+        output.text(match is_unsaved {
+            true => format!("{name}: generation {generation} was confirmed already"),
+            false => format!("{name}: generation {generation} stays, confirmed with {left} s left"),
+        })?;
         let saved = match save(&guard, &mut saved) {
             Ok(saved) => saved,
             Err(error) => {
@@ -80,15 +84,20 @@ fn save(
     guard: &Guard,
     saved: &mut BTreeMap<(String, String), Vec<PathBuf>>,
 ) -> Result<Vec<PathBuf>> {
-    let kept = guard.archive().read(guard.description.generation)?;
-    let Some((file, Some(change))) = kept.map(|kept| (kept.file, kept.to_save)) else {
+    let Some(key) = to_save(guard)? else {
         return Ok(Vec::new());
     };
-    let key = (file, change);
-    if let Some(files) = saved.get(&key) {
-        return Ok(files.clone());
-    }
-    let files = edit::save(Path::new(&key.0), &key.1)?;
+    let files = match saved.get(&key) {
+        Some(files) => files.clone(),
+        None => edit::save(Path::new(&key.0), &key.1)?,
+    };
+    guard.mark_saved()?;
     saved.insert(key, files.clone());
     Ok(files)
+}
+
+/// The rule file in which a live edit is to be made too, and that edit.
+fn to_save(guard: &Guard) -> Result<Option<(String, String)>> {
+    let kept = guard.archive().read(guard.description.generation)?;
+    Ok(kept.and_then(|kept| Some((kept.file, kept.to_save?))))
 }

@@ -77,6 +77,14 @@ impl Change {
         }
     }
 
+    /// Whether a file has the change already: others have saved it in the same one.
+    fn is_made(&self, live: &Live) -> bool {
+        match self {
+            Self::Rule(change) => change.is_made(live),
+            Self::Group(change) => change.is_made(live),
+        }
+    }
+
     /// Changes text and tables, where the tables need not be made anew for that; if not, both are as they were.
     fn make_at_once(&self, guard: &Guard, live: &mut Live) -> Result<Option<Made>> {
         match self {
@@ -126,18 +134,29 @@ pub(crate) fn run(edit: &Edit, mut change: Change, output: &Output) -> Result<()
         });
     }
     // What cannot be saved is told before anything is changed.
-    let mut written = Vec::new();
+    let (mut written, mut later) = (Vec::new(), BTreeSet::new());
     if edit.save {
-        for file in changed.union(&unchanged) {
-            let files = write(file, &mut change).with_context(|| {
+        let mut write = |file: &PathBuf, pending: &mut Pending| {
+            write(file, &mut change, pending).with_context(|| {
                 let file = file.display();
                 format!("nothing is changed, because it could not be saved in {file}")
-            })?;
+            })
+        };
+        if trial.is_some() {
             // What nobody confirms must not be put in force by whoever reads the file next.
-            if trial.is_none() || !changed.contains(file) {
-                written.extend(files);
-            }
+            let mut tried = Vec::new();
+            changed
+                .iter()
+                .try_for_each(|file| write(file, &mut tried))?;
+            later.extend(tried.into_iter().map(|(path, _)| path));
+            unchanged.retain(|file| !changed.contains(file));
+        } else {
+            unchanged.append(&mut changed);
         }
+        unchanged
+            .iter()
+            .try_for_each(|file| write(file, &mut written))?;
+        written.retain(|(path, _)| !later.contains(path));
     }
     let to_save = (edit.save && trial.is_some()).then_some(&change);
     let mut done: Vec<String> = Vec::new();
@@ -182,7 +201,11 @@ fn put(pending: Pending) -> Result<Vec<PathBuf>> {
 /// A sentence; no file is changed, or it is not known which are.
 pub(super) fn save(file: &Path, change: &str) -> Result<Vec<PathBuf>> {
     let mut change: Change = serde_json::from_str(change).context("reading what is to be saved")?;
-    let written = write(file, &mut change).and_then(put);
+    if Live::read(file).is_ok_and(|live| change.is_made(&live)) {
+        return Ok(Vec::new());
+    }
+    let mut pending = Vec::new();
+    let written = write(file, &mut change, &mut pending).and_then(|()| put(pending));
     written.with_context(|| format!("saving it in {}", file.display()))
 }
 
@@ -277,22 +300,22 @@ fn warn(prepared: &Prepared, output: &Output) -> Result<()> {
 /// Warnings that are shown.
 const MAX_WARNINGS: usize = 5;
 
-/// Makes the same edit in the files, and writes what they are to be beside them. They may have other changes than are in force, which
-/// stay.
-fn write(file: &Path, change: &mut Change) -> Result<Pending> {
+/// Makes the same edit in the files, and writes what they are to be beside them, but for what is `pending` already: a list may be named by
+/// several rule files. They may have other changes than are in force, which stay.
+fn write(file: &Path, change: &mut Change, pending: &mut Pending) -> Result<()> {
     let before = Live::read(file)?;
     let mut after = before.clone();
     if change.make(&mut after)?.is_none() {
-        return Ok(Vec::new());
+        return Ok(());
     }
     after.loaded()?;
-    let changed = after.changed_since(&before)?.into_iter();
-    changed
-        .map(|(path, bytes)| {
-            let path = std::fs::canonicalize(&path)
-                .with_context(|| format!("looking for {}", path.display()))?;
+    for (path, bytes) in after.changed_since(&before)? {
+        let path = std::fs::canonicalize(&path)
+            .with_context(|| format!("looking for {}", path.display()))?;
+        if pending.iter().all(|(other, _)| *other != path) {
             let written = save::write(RealDisk, &path, &bytes)?;
-            Ok((path, written))
-        })
-        .collect()
+            pending.push((path, written));
+        }
+    }
+    Ok(())
 }

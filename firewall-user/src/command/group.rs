@@ -97,6 +97,22 @@ impl Change {
         change_group(live, &self.name, &self.members, self.way)
     }
 
+    /// Whether a file has the change already.
+    pub(super) fn is_made(&self, live: &Live) -> bool {
+        let mut other = live.clone();
+        match self.way {
+            Way::In => matches!(self.make(&mut other), Ok(None)),
+            // All of them can be put in again.
+            Way::Out => self.members.iter().all(|member| {
+                let members = std::slice::from_ref(member);
+                matches!(
+                    change_group(&mut other, &self.name, members, Way::In),
+                    Ok(Some(_))
+                )
+            }),
+        }
+    }
+
     /// Changes text and tables, where the tables need not be made anew for that; if not, both are as they were.
     pub(super) fn make_at_once(&self, guard: &Guard, live: &mut Live) -> Result<Option<Made>> {
         let made = known::change(guard, live, &self.name, &self.members, self.way)?;
@@ -122,7 +138,8 @@ fn change_group(
                 Way::In => document.add_members(name, members),
                 Way::Out => document.remove_members(name, members),
             };
-            live.text = document.text();
+            let text = document.text();
+            live.set_text(text);
             changed.map_err(failed)?
         }
         Members::List(list) => {

@@ -28,35 +28,48 @@ pub(crate) fn run(rollback: &Rollback, output: &Output) -> Result<()> {
     privilege::require()?;
     let _turn = lock::exclusive()?;
     let mut results = Vec::new();
+    let mut failed = Vec::new();
     for name in &rollback.interfaces.names() {
-        let (interface, mut guard) = guard(name)?;
-        let from = guard.description.generation;
-        let to = match rollback.to {
-            Some(to) => to,
-            None => earlier(&guard)?,
-        };
-        if to == from {
-            bail!("{name}: generation {to} is in force");
+        // Whoever goes back is in a hurry: one that cannot keeps no other from it.
+        match of_one(name, rollback.to, output) {
+            Ok((from, to)) => results
+                .push(json!({ "interface": name, "generation": to, "generation_before": from })),
+            Err(error) => failed.push(format!("{error:#}")),
         }
-        go_back(name, &mut guard, to).with_context(|| format!("{name} is as it was"))?;
-        output.text(match to {
-            0 => format!(
-                "{name}: everything is let in, as before the firewall was attached; `firewall apply` puts rules in force, \
-                 `firewall detach` takes it off"
-            ),
-            _ => format!("{name}: generation {to} is in force again, instead of {from}"),
-        })?;
-        if to < from {
-            guard.mark_rolled_back(from)?;
-        }
-        follow(&interface, &guard, output)?;
-        // Last, because the programs are loaded anew for that.
-        if guard.drop_shadow()? {
-            output.text(format_args!("{name}: no candidate is asked any more"))?;
-        }
-        results.push(json!({ "interface": name, "generation": to, "generation_before": from }));
     }
-    output.json(&results)
+    if !results.is_empty() {
+        output.json(&results)?;
+    }
+    if !failed.is_empty() {
+        bail!(failed.join("; "));
+    }
+    Ok(())
+}
+
+/// Goes back on one interface. Returns from which generation, and to which.
+fn of_one(name: &str, to: Option<u64>, output: &Output) -> Result<(u64, u64)> {
+    let (interface, mut guard) = guard(name)?;
+    let from = guard.description.generation;
+    let to = match to {
+        Some(to) => to,
+        None => earlier(&guard).with_context(|| name.to_owned())?,
+    };
+    if to == from {
+        bail!("{name}: generation {to} is in force");
+    }
+    go_back(name, &mut guard, to).with_context(|| format!("{name} is as it was"))?;
+    output.text(match to {
+        0 => format!(
+            "{name}: everything is let in, as before the firewall was attached; `firewall apply` puts rules in force, \
+             `firewall detach` takes it off"
+        ),
+        _ => format!("{name}: generation {to} is in force again, instead of {from}"),
+    })?;
+    let followed = follow(&interface, &mut guard, from, output);
+    followed.with_context(|| {
+        format!("{name}: generation {to} is in force, but not all that goes with it")
+    })?;
+    Ok((from, to))
 }
 
 /// The generation before what is in force: of what is on trial that to which the kernel would go back, else the last one with a lower
@@ -88,17 +101,23 @@ fn go_back(name: &str, guard: &mut Guard, to: u64) -> Result<()> {
     guard.go_back(live::next_kept(live, image, description))
 }
 
-/// What goes with a generation beside its tables.
-fn follow(interface: &Interface, guard: &Guard, output: &Output) -> Result<()> {
-    warn_who_is_shut_out(&guard.tables()?, output)?;
+/// Sees to what goes with a generation beside its tables, when it is in force again instead of `from`.
+fn follow(interface: &Interface, guard: &mut Guard, from: u64, output: &Output) -> Result<()> {
+    let name = &interface.name;
     let generation = guard.description.generation;
-    // Everything is let in, by no file.
-    if generation == 0 {
-        return Ok(());
+    if generation < from {
+        guard.mark_rolled_back(generation + 1..=from)?;
     }
-    let text = guard.archive().text(generation)?;
-    match rules::flows(&text) {
-        Some(flows) => set_up_flows(guard, interface, &wanted(&flows), output),
-        None => bail!("its timeouts cannot be read"),
+    warn_who_is_shut_out(&guard.tables()?, output)?;
+    // Everything is let in by no file, and what an early version had in force is not kept.
+    if generation != 0 && guard.archive().read(generation)?.is_some() {
+        let text = guard.archive().text(generation)?;
+        let flows = rules::flows(&text).context("its timeouts cannot be read")?;
+        set_up_flows(guard, interface, &wanted(&flows), output)?;
     }
+    // Last, because the programs are loaded anew for that.
+    if guard.drop_shadow()? {
+        output.text(format_args!("{name}: no candidate is asked any more"))?;
+    }
+    Ok(())
 }

@@ -64,7 +64,7 @@ pub(crate) fn run(verb: &RuleVerb, output: &Output) -> Result<()> {
                 edit,
             } = &**add;
             let change = Change::Add {
-                rule: rule.clone(),
+                rule: Box::new(rule.clone()),
                 name: name.clone(),
                 comment: comment.clone(),
                 before: before.clone(),
@@ -83,7 +83,7 @@ pub(crate) fn run(verb: &RuleVerb, output: &Output) -> Result<()> {
 pub(crate) enum Change {
     /// A rule comes.
     Add {
-        rule: Typed,
+        rule: Box<Typed>,
         name: Option<String>,
         comment: Option<String>,
         before: Option<String>,
@@ -102,6 +102,35 @@ impl Change {
         }
     }
 
+    /// Whether a file has the change already.
+    pub(super) fn is_made(&self, live: &Live) -> bool {
+        match self {
+            Self::Add {
+                rule,
+                name: Some(name),
+                comment,
+                before,
+                after,
+            } => {
+                // Taken out and put in again, it is what it was.
+                let again = || -> Result<String, String> {
+                    let mut document = Document::parse(&live.text)?;
+                    document.remove_rule(name)?;
+                    let place = place(before.as_deref(), after.as_deref());
+                    document.add_rule((**rule).clone(), Some(name), comment.as_deref(), place)?;
+                    Ok(document.text())
+                };
+                again().is_ok_and(|text| {
+                    let mut again = live.clone();
+                    again.set_text(text);
+                    again.text == live.text
+                })
+            }
+            Self::Add { name: None, .. } => false,
+            Self::Remove { name } => live.rules.iter().all(|rule| rule.name != *name),
+        }
+    }
+
     /// Changes the text of what is in force, or of a file. Returns what has been done. A rule that is called by no name gets one here, and
     /// has it wherever else the change is made.
     pub(super) fn make(&mut self, live: &mut Live) -> Result<String> {
@@ -113,14 +142,10 @@ impl Change {
                 before,
                 after,
             } => {
-                let place = match (before.as_deref(), after.as_deref()) {
-                    (Some(name), _) => Place::Before(name),
-                    (None, Some(name)) => Place::After(name),
-                    (None, None) => Place::Last,
-                };
+                let place = place(before.as_deref(), after.as_deref());
                 let beside = before.as_deref().or(after.as_deref());
                 let called = in_document(live, beside, |document| {
-                    document.add_rule(rule.clone(), name.as_deref(), comment.as_deref(), place)
+                    document.add_rule((**rule).clone(), name.as_deref(), comment.as_deref(), place)
                 })?;
                 let said = format!("rule `{called}` is there");
                 *name = Some(called);
@@ -134,6 +159,15 @@ impl Change {
     }
 }
 
+/// Where a rule is to be put.
+fn place<'a>(before: Option<&'a str>, after: Option<&'a str>) -> Place<'a> {
+    match (before, after) {
+        (Some(name), _) => Place::Before(name),
+        (None, Some(name)) => Place::After(name),
+        (None, None) => Place::Last,
+    }
+}
+
 /// Makes a change in the text of a rule file, beside the rule of a name or behind the last one.
 fn in_document<T>(
     live: &mut Live,
@@ -143,6 +177,7 @@ fn in_document<T>(
     let document = Document::around(&live.text, &live.rules, beside);
     let mut document = document.map_err(|error| anyhow!("{error}"))?;
     let made = change(&mut document).map_err(|error| anyhow!("{error}"))?;
-    live.text = document.text();
+    let text = document.text();
+    live.set_text(text);
     Ok(made)
 }

@@ -36,13 +36,11 @@ pub struct Description {
 pub struct Policy {
     /// SHA-256 of the rule file's text, in hexadecimal.
     pub file_sha256: String,
-    /// SHA-256 of the policy image, in hexadecimal: it covers the address lists too.
+    /// SHA-256 of the policy image, in hexadecimal: it covers the address lists too. Behind [`Self::PATCHED`] stands that of what was done
+    /// to the image since it was compiled.
     pub image_sha256: String,
     /// Bytes of the policy image.
     pub image_bytes: u64,
-    /// Whether addresses have come into the image or left it that was compiled: its hash is then that of what was done.
-    #[serde(default)]
-    pub is_patched: bool,
     /// Whether everything is let in, because there is no policy.
     pub is_open: bool,
     /// Whether what no rule matches is let in.
@@ -73,6 +71,14 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// What a hash of the image begins with into which addresses have come since it was compiled, or that they have left.
+    pub const PATCHED: &str = "patched-";
+
+    /// Whether addresses have come into the image since it was compiled, or have left it.
+    pub fn is_patched(&self) -> bool {
+        self.image_sha256.starts_with(Self::PATCHED)
+    }
+
     /// Whether `next`, which has not been in force, would change nothing.
     pub fn is_same(&self, next: &Self) -> bool {
         let gone = next.gone.clone();

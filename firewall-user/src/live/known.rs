@@ -95,9 +95,8 @@ pub(crate) fn change(
     }
     let what = format!("{} {path} {way:?} {members:?}", policy.image_sha256);
     let policy = Policy {
-        image_sha256: sha256(what.as_bytes()),
+        image_sha256: format!("{}{}", Policy::PATCHED, sha256(what.as_bytes())),
         image_bytes: size_of_val(&image[..]) as u64,
-        is_patched: true,
         ..policy.clone()
     };
     Ok(Some(Prepared {

@@ -20,6 +20,9 @@ const ADDRESS_LIST: Kind = Kind {
     not_found: "check the name; it is relative to the directory of the rule file",
 };
 
+/// What some editors write at the start of a file.
+pub(crate) const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// Address lists by their path as the rule file has it.
 pub type Lists = BTreeMap<String, Source>;
 
@@ -150,6 +153,25 @@ fn without(text: &[u8], removed: &[Block]) -> Vec<u8> {
 
 /// What a line of a list names, if it names anything.
 pub(crate) fn entry(line: &[u8]) -> Option<Block> {
+    let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
     let uncommented = line.split(|&byte| byte == b'#').next()?;
     parse_block(uncommented.trim_ascii()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_alike_if_they_name_the_same_addresses() {
+        let alike = |one: &str, other: &str| are_alike(one.as_bytes(), other.as_bytes());
+        assert!(alike(
+            "192.0.2.1\n192.0.2.2\n",
+            "# b, a\n192.0.2.2/32\r\n192.0.2.1 # a"
+        ));
+        assert!(alike("\u{feff}192.0.2.1\n", "192.0.2.1\n"));
+        assert!(!alike("\u{feff}192.0.2.1\n", "\u{feff}192.0.2.99\n"));
+        assert!(!alike("192.0.2.1\n", "192.0.2.1\n192.0.2.2\n"));
+        assert!(has("\u{feff}192.0.2.1\n".as_bytes(), "192.0.2.1"));
+    }
 }

@@ -28,6 +28,7 @@ pub use diagnostic::{Diagnostic, Report, Severity, Source};
 pub(crate) use file::flows;
 pub use file::{Loaded, load, parse, parse_with, parse_within};
 pub use groups::{MAX_EXPANDED_RANGES, MAX_LIST_ERRORS};
+pub(crate) use lists::BYTE_ORDER_MARK;
 pub use lists::MAX_LIST_BYTES;
 
 /// Seconds that a command bans for, written as in rule files: `90`, `90s`, `10m`, `2h`, `5d`.

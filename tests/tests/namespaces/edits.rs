@@ -281,6 +281,10 @@ fn an_edit_of_two_interfaces_is_made_on_both_or_neither() -> Result<()> {
         said.contains("nothing to do") && (game.generation()?, generation()?) == (3, 3),
         "{said}"
     );
+    // A list that both files name is saved once.
+    both("group|add|guests|192.0.2.1|--save")?.success()?;
+    let expected = format!("{GUESTS}192.0.2.1\n");
+    ensure!(game.guests()? == expected, "{}", game.guests()?);
     lab.inside.firewall(&["detach", "-i", &second])?.success()?;
     Ok(())
 }

@@ -293,6 +293,12 @@ fn going_back_once_more_skips_what_somebody_has_gone_back_from() -> Result<()> {
     rollback(&["--to", "2"])?.success()?;
     let expected = ["4 rolled back", "3 rolled back", "2 in force", "1 "];
     ensure!(states(&lab)? == expected, "{:?}", states(&lab)?);
+    // Past several: none of them was wanted.
+    rollback(&["--to", "4"])?.success()?;
+    rollback(&["--to", "1"])?.success()?;
+    lab.apply(&(policy(InForce::A) + "# a third\n"), "auto")?;
+    let said = rollback(&[])?.success()?;
+    ensure!(said.contains("generation 1 is in force again"), "{said}");
     Ok(())
 }
 

@@ -48,7 +48,6 @@ fn description(text: &[u8]) -> Description {
             is_open: false,
             file_sha256: policy::sha256(text),
             image_sha256: String::new(),
-            is_patched: false,
             image_bytes: 0,
             default_accepts: false,
             egress_default_accepts: true,

@@ -5,6 +5,7 @@
 //! decides and of the one before; any other place is free.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -319,13 +320,22 @@ impl Guard {
         self.mark(generation, |kept| kept.lapsed = true)
     }
 
-    /// Writes down that somebody went back from `generation`: whoever goes back once more does not want it either.
+    /// Writes down that somebody went back from these `generations`: whoever goes back once more does not want them either.
     ///
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn mark_rolled_back(&self, generation: u64) -> Result<()> {
-        self.mark(generation, |kept| kept.rolled_back = true)
+    pub fn mark_rolled_back(&self, mut generations: RangeInclusive<u64>) -> Result<()> {
+        generations.try_for_each(|generation| self.mark(generation, |kept| kept.rolled_back = true))
+    }
+
+    /// Writes down that what the generation in force had to be saved of is.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn mark_saved(&self) -> Result<()> {
+        self.mark(self.description.generation, |kept| kept.to_save = None)
     }
 
     /// Changes what is written down of a generation, if it is kept.

@@ -62,8 +62,66 @@ fn what_is_to_be_confirmed_is_saved_when_it_is() -> Result<()> {
         said.contains("it stays, and is not saved") && said.contains("no group `guests`"),
         "{said}"
     );
+    // It can be saved once that is mended.
+    fs::write(&game.file, FILE)?;
+    let said = game.run("confirm")?.success()?;
+    ensure!(said.contains("was confirmed already"), "{said}");
+    let expected = format!("{expected}192.0.2.2\n");
+    ensure!(game.guests()? == expected, "{}", game.guests()?);
     let said = game.run("confirm")?.failure(1)?;
     ensure!(said.contains("nothing to be confirmed"), "{said}");
+    Ok(())
+}
+
+/// Interfaces may have one file, and be confirmed one after the other.
+#[test]
+fn what_several_have_in_one_file_is_saved_once() -> Result<()> {
+    let Some(game) = Game::new()? else {
+        return Ok(());
+    };
+    let (lab, second) = (&game.lab, format!("{}2", game.lab.inside.interface()));
+    lab.inside
+        .ip(&format!("link add {second} type veth peer name {second}p"))?;
+    lab.apply_file(&game.file, &["-i", &second])?;
+    for (edit, text, guests) in [
+        ("rule|add|accept udp 7103", format!("{FILE}{NEW}"), GUESTS),
+        ("rule|remove|udp 7103", FILE.to_owned(), GUESTS),
+        (
+            "group|remove|guests|198.51.100.7",
+            FILE.to_owned(),
+            "# Who may talk.\n",
+        ),
+    ] {
+        let line = format!("{edit}|--save|--confirm|1h|-i|{second}");
+        game.run(&line)?.success()?;
+        game.run("confirm")?.success()?;
+        ensure!(game.text()? == text && game.guests()? == guests, "{edit}");
+        let said = lab.inside.firewall(&["confirm"])?.success()?;
+        ensure!(said.contains(&second), "{said}");
+        ensure!(game.text()? == text && game.guests()? == guests, "{edit}");
+    }
+    lab.inside.firewall(&["detach", "-i", &second])?.success()?;
+    Ok(())
+}
+
+#[test]
+fn lines_end_as_they_did() -> Result<()> {
+    let Some(game) = Game::new()? else {
+        return Ok(());
+    };
+    let returned = |text: &str| text.replace('\n', "\r\n");
+    fs::write(&game.file, returned(FILE))?;
+    game.lab
+        .write("guests.txt", &format!("\u{feff}{}", returned(GUESTS)))?;
+    game.lab.apply_file(&game.file, &[])?;
+    game.edit("rule|add|accept udp 7103|--save")?;
+    game.edit("group|add|guests|192.0.2.1|--save")?;
+    let expected = returned(&format!("{FILE}{NEW}"));
+    ensure!(game.text()? == expected, "{:?}", game.text()?);
+    let expected = format!("\u{feff}{}", returned(&format!("{GUESTS}192.0.2.1\n")));
+    ensure!(game.guests()? == expected, "{:?}", game.guests()?);
+    let said = game.lab.apply_file(&game.file, &[])?;
+    ensure!(said.contains("nothing to do"), "{said}");
     Ok(())
 }
 

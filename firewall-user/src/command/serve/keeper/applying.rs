@@ -49,16 +49,19 @@ impl Keeper {
             file.is_held = true;
             return Ok(State::Well);
         }
-        file.is_due = false;
-        if std::mem::take(&mut file.is_held)
-            && is_guarded
-            && let Some(generation) = was_refused(interface, &file.path)?
-        {
+        let refused = match file.is_held && is_guarded {
+            true => was_refused(interface, &file.path)?,
+            false => None,
+        };
+        (file.is_due, file.is_held) = (false, false);
+        if let Some(generation) = refused {
             warn!(
                 "{name}: {} is not applied again: it was generation {generation}, which nobody confirmed; change it, or \
                  `firewall apply` it",
                 file.path.display()
             );
+            // Its lists are watched all the same; it has been without mistakes.
+            let _ = file.load();
             return Ok(State::Well);
         }
         file.only_unguarded = false;
