@@ -394,6 +394,25 @@ fn other_timeouts_leave_the_table_as_it_is() -> Result<()> {
     // The next apply brings the file's back.
     lab.apply_file(&file, &[])?;
     ensure!(settings()? == before, "the file's timeouts do not hold");
+
+    // So does going back, and a candidate brings its own.
+    let text = policy(InForce::B) + "\n[flows.timeouts]\nudp = \"60s\"\n";
+    let other = lab.write("b.toml", &text)?;
+    lab.apply_file(&other, &[])?;
+    ensure!(
+        settings()? == after,
+        "the other file's timeouts do not hold"
+    );
+    let run = |arguments: &[&str]| {
+        lab.inside
+            .firewall(&[arguments, &["-i", interface]].concat())
+    };
+    run(&["rollback"])?.success()?;
+    ensure!(settings()? == before, "not those of what is in force again");
+    lab.apply_file(&other, &["--shadow"])?;
+    ensure!(settings()? == before, "a candidate has changed them");
+    run(&["shadow", "promote"])?.success()?;
+    ensure!(settings()? == after, "not those of the candidate");
     Ok(())
 }
 
