@@ -436,16 +436,14 @@ impl Guard {
             ..self.description.clone()
         };
         // What is edited live is saved where this says.
-        let archive = self.archive();
-        if let Some(mut was) = archive.read(description.generation)? {
+        self.mark(description.generation, |was| {
             was.file.clone_from(&kept.file);
             for list in &mut was.lists {
                 if let Some(now) = kept.lists.iter().find(|now| now.name == list.name) {
                     list.path.clone_from(&now.path);
                 }
             }
-            archive.keep_again(&was)?;
-        }
+        })?;
         description.pin(&self.pins.policy(self.place()))?;
         self.description = description;
         Ok(())

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use super::host::Host;
 
 /// How long a program may take to start, to do what is asked, and to end, on a machine that does much else.
-pub(super) const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A program while it runs; dropping it ends it and all that it has started.
 #[derive(Debug)]
@@ -64,8 +64,7 @@ impl Daemon {
     ///
     /// If the file is gone.
     pub fn said(&self) -> Result<String> {
-        // Names of interfaces and the like, but nobody promises UTF-8.
-        Ok(String::from_utf8_lossy(&fs::read(&self.log)?).into_owned())
+        said_in(&self.log)
     }
 
     /// Waits until it has said `text`.
@@ -74,15 +73,8 @@ impl Daemon {
     ///
     /// If it ends or never says so; what it did say is told.
     pub fn wait_for(&mut self, text: &str) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        while !self.said()?.contains(text) {
-            let ended = self.child.try_wait()?;
-            if ended.is_some() || Instant::now() > deadline {
-                bail!("never said {text:?} ({ended:?}): {}", self.said()?);
-            }
-            thread::sleep(super::LOOK_AGAIN);
-        }
-        Ok(())
+        let log = &self.log;
+        tells(&mut self.child, text, || said_in(log))
     }
 
     /// Its number.
@@ -96,16 +88,8 @@ impl Daemon {
     ///
     /// It does not.
     pub fn wait(&mut self) -> Result<ExitStatus> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
-            }
-            if Instant::now() > deadline {
-                bail!("it does not end: {}", self.said()?);
-            }
-            thread::sleep(super::LOOK_AGAIN);
-        }
+        let log = &self.log;
+        ends(&mut self.child, || said_in(log))
     }
 
     /// Sends it a signal.
@@ -115,6 +99,42 @@ impl Daemon {
     /// If it has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         Ok(kill_process(Pid::from_child(&self.child), signal)?)
+    }
+}
+
+fn said_in(log: &Path) -> Result<String> {
+    // Names of interfaces and the like, but nobody promises UTF-8.
+    Ok(String::from_utf8_lossy(&fs::read(log)?).into_owned())
+}
+
+/// Waits until `told` has `text` in it, while the program runs that tells it.
+pub(super) fn tells(
+    child: &mut Child,
+    text: &str,
+    told: impl Fn() -> Result<String>,
+) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !told()?.contains(text) {
+        let ended = child.try_wait()?;
+        if ended.is_some() || Instant::now() > deadline {
+            bail!("never told {text:?} ({ended:?}):\n{}", told()?);
+        }
+        thread::sleep(super::LOOK_AGAIN);
+    }
+    Ok(())
+}
+
+/// Waits until a program has ended that has `told` what is said if it does not.
+pub(super) fn ends(child: &mut Child, told: impl Fn() -> Result<String>) -> Result<ExitStatus> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if Instant::now() > deadline {
+            bail!("it does not end:\n{}", told()?);
+        }
+        thread::sleep(super::LOOK_AGAIN);
     }
 }
 

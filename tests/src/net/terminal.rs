@@ -6,13 +6,12 @@ use std::num::NonZero;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result};
 use vt100::Parser;
 
 use super::command::firewall;
-use super::daemon::PATIENCE;
+use super::daemon::{ends, tells};
 use super::host::Host;
 
 const ROWS: NonZero<u16> = NonZero::new(30).unwrap();
@@ -69,7 +68,7 @@ impl Terminal {
 
     /// What it shows now, line by line.
     pub fn shown(&self) -> String {
-        locked(&self.screen).screen().contents()
+        contents(&self.screen)
     }
 
     /// Whether it has the screen to itself, and what was there before comes back after it (xterm's mode 1049).
@@ -83,15 +82,8 @@ impl Terminal {
     ///
     /// It ends or never does; what it shows is told.
     pub fn wait_for(&mut self, part: &str) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        while !self.shown().contains(part) {
-            let ended = self.child.try_wait()?;
-            if ended.is_some() || Instant::now() > deadline {
-                bail!("no {part:?} ({ended:?}) in:\n{}", self.shown());
-            }
-            thread::sleep(super::LOOK_AGAIN);
-        }
-        Ok(())
+        let screen = &self.screen;
+        tells(&mut self.child, part, || Ok(contents(screen)))
     }
 
     /// Types this.
@@ -121,18 +113,8 @@ impl Terminal {
     ///
     /// It does not; what it shows is told.
     pub fn wait(&mut self) -> Result<ExitStatus> {
-        let deadline = Instant::now() + PATIENCE;
-        let status = loop {
-            if let Some(status) = self.child.try_wait()? {
-                break status;
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "it does not end:\n{}",
-                self.shown()
-            );
-            thread::sleep(super::LOOK_AGAIN);
-        };
+        let screen = &self.screen;
+        let status = ends(&mut self.child, || Ok(contents(screen)))?;
         if let Some(reader) = self.reader.take() {
             // It has no result, and a panic in it has been printed.
             let _ = reader.join();
@@ -157,6 +139,10 @@ impl Drop for Terminal {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn contents(screen: &Mutex<Parser>) -> String {
+    locked(screen).screen().contents()
 }
 
 fn locked(screen: &Mutex<Parser>) -> MutexGuard<'_, Parser> {

@@ -165,10 +165,7 @@ impl RuleFile {
             failed_at: None,
         };
         // Its lists count from the start, whether or not it is to be applied.
-        match rules::load(&file.path) {
-            Ok(loaded) => file.consists_of(&loaded),
-            Err(_) => file.look(),
-        };
+        let _ = file.load();
         file
     }
 
@@ -180,15 +177,10 @@ impl RuleFile {
     pub(super) fn load(&mut self) -> Result<Loaded, Report> {
         self.look();
         let loaded = rules::load(&self.path)?;
-        self.consists_of(&loaded);
-        Ok(loaded)
-    }
-
-    /// Remembers what it is made of. Says whether that is another than before.
-    fn consists_of(&mut self, loaded: &Loaded) -> bool {
         let lists = loaded.lists.values().map(|list| PathBuf::from(list.name()));
         self.parts = lists.chain([self.path.clone()]).collect();
-        self.look()
+        self.look();
+        Ok(loaded)
     }
 
     /// Whether it is another than when this was called last.

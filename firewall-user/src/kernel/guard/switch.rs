@@ -339,7 +339,7 @@ impl Guard {
     }
 
     /// Changes what is written down of a generation, if it is kept.
-    fn mark(&self, generation: u64, change: impl FnOnce(&mut Kept)) -> Result<()> {
+    pub(super) fn mark(&self, generation: u64, change: impl FnOnce(&mut Kept)) -> Result<()> {
         let archive = self.archive();
         if let Some(mut kept) = archive.read(generation)? {
             change(&mut kept);
